@@ -1,0 +1,100 @@
+"""Batch normalisation over the global batch, with its own gradient and a tap on the batch's own moments.
+
+flax.linen.BatchNorm computes the same forward pass. Ours exists for three reasons: its backward pass saves
+x, mean and 1/deviation and nothing else; it keeps PyTorch's running variance (unbiased), so imported networks
+go on as they were; and it writes the moments of the batch itself to the collection `batch_moments` when that
+is mutable, from which running statistics are re-estimated for one assignment of bits.
+"""
+
+from functools import partial
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def _mean(x: Array, axis_name: str | None) -> Array:
+  """Mean over all axes but the last, and over the replicas; [..., C] -> [C], float32."""
+  local = jnp.mean(x, axis=tuple(range(x.ndim - 1)), dtype=jnp.float32)
+  return local if axis_name is None else jax.lax.pmean(local, axis_name)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalize_batch(
+    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
+) -> tuple[Array, Array, Array]:
+  """Normalises by the moments of the global batch.
+
+  Args:
+    x: [..., C].
+    scale: [C], float32.
+    bias: [C], float32.
+    epsilon: added to the variance.
+    axis_name: pmap axis over which the batch is split, or None.
+
+  Returns:
+    y [..., C] in x's dtype; mean [C] and biased variance [C], float32, which carry no gradient.
+  """
+  return _normalize_forward(x, scale, bias, epsilon, axis_name)[0]
+
+
+def _normalize_forward(x, scale, bias, epsilon, axis_name):
+  mean = _mean(x, axis_name)
+  variance = _mean(jnp.square(x - mean), axis_name)
+  inverse_deviation = jax.lax.rsqrt(variance + epsilon)
+  y = ((x - mean) * (inverse_deviation * scale) + bias).astype(x.dtype)
+  return (y, mean, variance), (x, scale, mean, inverse_deviation)
+
+
+def _normalize_backward(epsilon, axis_name, saved, cotangents):
+  del epsilon
+  x, scale, mean, inverse_deviation = saved
+  dy = cotangents[0].astype(jnp.float32)
+  normalized = (x - mean) * inverse_deviation
+  axes = tuple(range(x.ndim - 1))
+  mean_dy = _mean(dy, axis_name)
+  mean_dy_normalized = _mean(dy * normalized, axis_name)
+  dx = (dy - mean_dy - normalized * mean_dy_normalized) * (inverse_deviation * scale)
+  return dx.astype(x.dtype), jnp.sum(dy * normalized, axes), jnp.sum(dy, axes)
+
+
+normalize_batch.defvjp(_normalize_forward, _normalize_backward)
+
+
+class BatchNorm(nn.Module):
+  """Batch norm with running statistics, torchvision's conventions.
+
+  Attributes:
+    axis_name: pmap axis over which the batch is split, or None.
+    momentum: weight of the OLD running statistics (PyTorch's momentum is 1 minus this).
+    epsilon: added to the variance.
+  """
+
+  axis_name: str | None
+  momentum: float
+  epsilon: float
+
+  @nn.compact
+  def __call__(self, x: Array, *, train: bool) -> Array:
+    """[..., C] -> [..., C]; `train`: normalise by the batch and move the running statistics."""
+    channels = x.shape[-1:]
+    scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+    bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+    running_variance = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+    if not train:
+      factor = jax.lax.rsqrt(running_variance.value + self.epsilon) * scale
+      return ((x - running_mean.value) * factor + bias).astype(x.dtype)
+
+    y, mean, variance = normalize_batch(x, scale, bias, self.epsilon, self.axis_name)
+    replicas = 1 if self.axis_name is None else jax.lax.psum(1, self.axis_name)
+    count = x.size // x.shape[-1] * replicas
+    unbiased = variance * (count / max(count - 1, 1))
+    if self.is_mutable_collection("batch_moments"):
+      self.put_variable("batch_moments", "mean", mean)
+      self.put_variable("batch_moments", "var", unbiased)
+    if self.is_mutable_collection("batch_stats"):
+      running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+      running_variance.value = self.momentum * running_variance.value + (1 - self.momentum) * unbiased
+    return y

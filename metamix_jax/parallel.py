@@ -1,0 +1,67 @@
+"""The only file that knows jax.pmap: steps over the devices, batches split between them.
+
+States are never stacked: they go in and come out unmapped (in_axes=None, out_axes=None) and stay replicated
+arrays between steps. Only batches carry a leading device axis.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+from jax import Array
+import numpy as np
+
+from metamix_jax import steps
+
+
+class Programs(NamedTuple):
+  """The steps of steps.py, mapped over devices. Each compiles once for each structure of its trees."""
+
+  devices: tuple
+  teacher_targets: Callable
+  label_targets: Callable
+  weight_step: Callable
+  bit_meta_step: Callable
+  bit_search_step: Callable
+  evaluation_step: Callable
+  calibration_step: Callable
+  batch_moments_step: Callable
+
+
+def make_programs(devices: Sequence[jax.Device] | None = None) -> Programs:
+  """Maps the steps over `devices`, by default all local ones of this process and their peers."""
+  chosen = tuple(devices or jax.local_devices())
+
+  def over_devices(step, num_unmapped, out_axes=None, static=()):
+    return jax.pmap(
+        step, axis_name=steps.AXIS, in_axes=(None,) * num_unmapped + (0,), out_axes=out_axes,
+        static_broadcasted_argnums=static, devices=devices,
+    )
+
+  return Programs(
+      devices=chosen,
+      teacher_targets=over_devices(steps.teacher_targets, 1, out_axes=0),
+      label_targets=over_devices(steps.label_targets, 1, out_axes=0, static=(0,)),
+      weight_step=over_devices(steps.weight_step, 2),
+      bit_meta_step=over_devices(steps.bit_meta_step, 1),
+      bit_search_step=over_devices(steps.bit_search_step, 2),
+      evaluation_step=over_devices(steps.evaluation_step, 2),
+      calibration_step=over_devices(steps.calibration_step, 1),
+      batch_moments_step=over_devices(steps.batch_moments_step, 2),
+  )
+
+
+def split_batch(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, np.ndarray | Array]:
+  """Gives every array [N, ...] of a batch a leading device axis: [devices, N / devices, ...].
+
+  Raises:
+    ValueError: the devices do not divide N.
+  """
+  def split(values):
+    if values.shape[0] % num_devices:
+      raise ValueError(
+          f"a batch of {values.shape[0]} images cannot be split over {num_devices} devices; "
+          f"allowed are multiples of {num_devices}.")
+    return values.reshape(num_devices, values.shape[0] // num_devices, *values.shape[1:])
+
+  return {name: split(values) for name, values in batch.items()}

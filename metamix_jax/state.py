@@ -1,0 +1,177 @@
+"""The two states of MetaMix: the meta-state and the architecture state, each with its own optimiser.
+
+A step that does not return a MetaState cannot change one: that is how bits are searched on a fixed meta-state.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+from flax import struct, traverse_util
+import jax
+import jax.numpy as jnp
+from jax import Array
+import optax
+
+from metamix_jax.bit_mixture import initial_alpha
+from metamix_jax.bops import LayerCost
+from metamix_jax.layers import activation_step_sizes, weight_step_sizes
+from metamix_jax.quantizers import keep_positive
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """The static part of a network; hashable.
+
+  Attributes:
+    module: the Flax module, called as module(images, train=...).
+    layers: its quantised layers in order (bops.trace_layers).
+    mean: of each image channel on the scale 0..1.
+    deviation: of each image channel on the scale 0..1.
+    step_size_floor: lowest value of any step size (M4: never <= 0).
+  """
+
+  module: nn.Module
+  layers: tuple[LayerCost, ...]
+  mean: tuple[float, ...]
+  deviation: tuple[float, ...]
+  step_size_floor: float
+
+  @property
+  def searched_layers(self) -> tuple[LayerCost, ...]:
+    """The layers whose bits are searched."""
+    return tuple(layer for layer in self.layers if layer.searched)
+
+  def normalize(self, images: Array) -> Array:
+    """uint8 [N, H, W, C] -> float32 [N, H, W, C], (x / 255 - mean) / deviation."""
+    return (images.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.deviation)
+
+
+class MetaState(struct.PyTreeNode):
+  """Weights, step sizes and batch norm, and the optimiser that trains them.
+
+  Attributes:
+    step: updates so far, int32 scalar.
+    seed: of the random numbers of training (dropout), uint32 scalar.
+    weights: the collection `params`.
+    step_sizes: the collection `step_sizes`; {} before they are started.
+    batch_stats: running statistics of batch norm.
+    optimizer_state: of `optimizer` on {"weights": ..., "step_sizes": ...}.
+  """
+
+  step: Array
+  seed: Array
+  weights: Tree
+  step_sizes: Tree
+  batch_stats: Tree
+  optimizer_state: Tree
+  network: Network = struct.field(pytree_node=False)
+  optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+
+  @property
+  def trainable(self) -> dict:
+    """What the weight-side optimiser updates."""
+    return {"weights": self.weights, "step_sizes": self.step_sizes}
+
+  def apply_gradients(self, gradients: Tree) -> "MetaState":
+    """One optimiser update of weights and step sizes; step sizes stay at or above their floor."""
+    updates, optimizer_state = self.optimizer.update(gradients, self.optimizer_state, self.trainable)
+    trainable = optax.apply_updates(self.trainable, updates)
+    return self.replace(
+        step=self.step + 1,
+        weights=trainable["weights"],
+        step_sizes=keep_positive(trainable["step_sizes"], self.network.step_size_floor),
+        optimizer_state=optimizer_state,
+    )
+
+  def with_optimizer(self, optimizer: optax.GradientTransformation) -> "MetaState":
+    """The same weights, step sizes and batch norm with a fresh optimiser, step 0 (start of a phase, M14)."""
+    return self.replace(
+        step=jnp.zeros((), jnp.int32), optimizer=optimizer, optimizer_state=optimizer.init(self.trainable)
+    )
+
+  def with_activation_step_sizes(self, mean_magnitudes: Mapping[str, Array]) -> "MetaState":
+    """Step sizes [B] of every layer's input started from mean|x| by layer name (M4)."""
+    return self.replace(step_sizes=traverse_util.unflatten_dict({
+        (*layer.name.split("/"), "activation"): jnp.maximum(
+            activation_step_sizes(mean_magnitudes[layer.name], layer.candidate_bits), self.network.step_size_floor)
+        for layer in self.network.layers
+    }))
+
+  def with_weight_step_sizes(self) -> "MetaState":
+    """Adds step sizes [out_channels] for every kernel: from here on weights are quantised (M4, M14)."""
+    step_sizes = traverse_util.flatten_dict(self.step_sizes)
+    kernels = traverse_util.flatten_dict(self.weights)
+    for layer in self.network.layers:
+      path = tuple(layer.name.split("/"))
+      start = weight_step_sizes(kernels[*path, "kernel"], layer.weight_bits)
+      step_sizes[*path, "weight"] = jnp.maximum(start, self.network.step_size_floor)
+    return self.replace(step_sizes=traverse_util.unflatten_dict(step_sizes))
+
+
+class ArchState(struct.PyTreeNode):
+  """alpha of every searched layer, and the optimiser that trains it.
+
+  Attributes:
+    step: updates so far, int32 scalar.
+    alpha: {layer name: [B]}, float32.
+    optimizer_state: of `optimizer` on alpha.
+    target_gbops: of one image, float32 scalar.
+    penalty_weight: lambda of M11, loss for one GBOP, float32 scalar.
+  """
+
+  step: Array
+  alpha: dict[str, Array]
+  optimizer_state: Tree
+  target_gbops: Array
+  penalty_weight: Array
+  optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+
+  def apply_gradients(self, gradients: Tree) -> "ArchState":
+    """One optimiser update of alpha."""
+    updates, optimizer_state = self.optimizer.update(gradients, self.optimizer_state, self.alpha)
+    return self.replace(
+        step=self.step + 1, alpha=optax.apply_updates(self.alpha, updates), optimizer_state=optimizer_state
+    )
+
+
+class Teacher(struct.PyTreeNode):
+  """A frozen network in evaluation mode, the source of soft targets (M9)."""
+
+  weights: Tree
+  batch_stats: Tree
+  network: Network = struct.field(pytree_node=False)
+
+
+def create_meta_state(
+    network: Network, optimizer: optax.GradientTransformation, image_shape: tuple[int, int, int], seed: int
+) -> MetaState:
+  """A freshly initialised network of images [H, W, C], in full precision: no step sizes yet."""
+  images = jnp.zeros((1, *image_shape), jnp.float32)
+  variables = jax.jit(lambda key: network.module.init(key, images, train=False))(jax.random.key(seed))
+  trainable = {"weights": variables["params"], "step_sizes": {}}
+  return MetaState(
+      step=jnp.zeros((), jnp.int32), seed=jnp.uint32(seed), weights=trainable["weights"], step_sizes={},
+      batch_stats=variables["batch_stats"], optimizer_state=optimizer.init(trainable),
+      network=network, optimizer=optimizer,
+  )
+
+
+def create_arch_state(
+    network: Network, optimizer: optax.GradientTransformation, *, seed: int, deviation: float,
+    target_gbops: float, penalty_weight: float,
+) -> ArchState:
+  """alpha at its random start (M5), one key for each searched layer."""
+  searched = network.searched_layers
+  keys = jax.random.split(jax.random.key(seed), len(searched))
+  alpha = {
+      layer.name: initial_alpha(key, len(layer.candidate_bits), deviation)
+      for layer, key in zip(searched, keys, strict=True)
+  }
+  return ArchState(
+      step=jnp.zeros((), jnp.int32), alpha=alpha, optimizer_state=optimizer.init(alpha),
+      target_gbops=jnp.float32(target_gbops), penalty_weight=jnp.float32(penalty_weight), optimizer=optimizer,
+  )

@@ -1,0 +1,330 @@
+"""The digits data set and the input pipeline: exact sizes, exact coverage, and the same bytes every time."""
+
+import itertools
+import zlib
+
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from metamix_jax import data
+from metamix_jax.data import digits
+from metamix_jax.data import pipeline
+
+# Images of each digit in scikit-learn's set: 178 182 177 183 181 182 181 179 174 180, of which a quarter is for test.
+TEST_COUNTS = [45, 46, 44, 46, 45, 46, 45, 45, 43, 45]
+TRAIN_COUNTS = [133, 136, 133, 137, 136, 136, 136, 134, 131, 135]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  return str(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.fixture(scope="module")
+def handle(data_dir):
+  return data.open_dataset("digits", data_dir)
+
+
+@pytest.fixture(params=["memory", "stream"])
+def source(request, monkeypatch):
+  """Runs a test with the split held in memory and with the same split streamed."""
+  if request.param == "stream":
+    monkeypatch.setattr(pipeline, "IN_MEMORY_BYTES", 0)
+  return request.param
+
+
+def train(handle, *, epoch=0, seed=0, max_shift=0, batch_size=64, image_size=8, **kwargs):
+  return list(data.train_epoch(
+      handle, split="train", image_size=image_size, batch_size=batch_size, seed=seed, epoch=epoch,
+      max_shift=max_shift, shuffle_buffer=2000, **kwargs))
+
+
+def evaluate(handle, *, batch_size=64, image_size=8, split="test", **kwargs):
+  return list(data.evaluation_batches(handle, split=split, image_size=image_size, batch_size=batch_size, **kwargs))
+
+
+def as_bytes(batches):
+  return [{name: (value.dtype, value.shape, value.tobytes()) for name, value in batch.items()} for batch in batches]
+
+
+def images_of(batches):
+  """Every image that is not padding, as bytes, in order."""
+  return [image.tobytes()
+          for batch in batches
+          for image, real in zip(batch["image"], batch.get("mask", np.ones(len(batch["label"]))))
+          if real]
+
+
+# The data set.
+
+
+def test_levels_stay_apart():
+  levels = np.arange(17.0).reshape(1, 1, 17)
+  pixels = digits.pixels_from_levels(levels)
+  assert pixels.dtype == np.uint8 and pixels.shape == (1, 1, 17, 1)
+  assert pixels.ravel().tolist() == [
+      0, 16, 32, 48, 64, 80, 96, 112, 128, 143, 159, 175, 191, 207, 223, 239, 255]
+
+
+def test_info(handle):
+  info = data.dataset_info(handle, train_split="train", evaluation_split="test")
+  assert info == data.DatasetInfo(num_classes=10, num_train=1347, num_evaluation=450, channels=1)
+
+
+def test_parts_of_a_split_are_counted(handle):
+  info = data.dataset_info(handle, train_split="train[:1000]", evaluation_split="train[1000:]")
+  assert (info.num_train, info.num_evaluation) == (1000, 347)
+
+
+@pytest.mark.parametrize("split, counts", [("train", TRAIN_COUNTS), ("test", TEST_COUNTS)])
+def test_classes_are_balanced(handle, split, counts):
+  (batch,) = evaluate(handle, split=split, batch_size=sum(counts))
+  assert np.bincount(batch["label"]).tolist() == counts
+
+
+def test_splits_together_are_sklearns_set(handle):
+  """The ids partition 0 ... 1796, and each id has scikit-learn's image and label. The split never changes."""
+  original = datasets.load_digits()
+  ids = {}
+  for split in ("train", "test"):
+    ids[split] = set()
+    for example in handle.as_dataset(split=split).as_numpy_iterator():
+      index = int(example["id"])
+      ids[split].add(index)
+      np.testing.assert_array_equal(example["image"], digits.pixels_from_levels(original.images)[index])
+      assert example["label"] == original.target[index]
+  assert (len(ids["train"]), len(ids["test"])) == (1347, 450)
+  assert ids["train"] | ids["test"] == set(range(1797))
+  assert zlib.crc32(np.array(sorted(ids["test"]), np.int32).tobytes()) == 3075172026
+
+
+def test_preparing_again_gives_the_same_bytes(handle, tmp_path):
+  other = data.open_dataset("digits", str(tmp_path))
+  assert other.data_dir != handle.data_dir
+  assert as_bytes(evaluate(other)) == as_bytes(evaluate(handle))
+
+
+# One epoch of training.
+
+
+def test_train_batches(handle, source):
+  batches = train(handle, image_size=16)
+  assert len(batches) == 21  # 1347 // 64
+  for batch in batches:
+    assert set(batch) == {"image", "label"}
+    assert batch["image"].shape == (64, 16, 16, 1) and batch["image"].dtype == np.uint8
+    assert batch["label"].shape == (64,) and batch["label"].dtype == np.int32
+
+
+@pytest.mark.parametrize("max_shift", [0, 2])
+def test_an_epoch_can_be_repeated_exactly(handle, source, max_shift):
+  first, second = (as_bytes(train(handle, seed=3, epoch=5, max_shift=max_shift)) for _ in range(2))
+  assert first == second
+
+
+def test_epochs_and_seeds_have_their_own_order(handle, source):
+  orders = [images_of(train(handle, seed=seed, epoch=epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
+  for one, other in itertools.combinations(orders, 2):
+    agreeing = sum(a == b for a, b in zip(one, other))
+    assert agreeing < 15  # Of 1344; random orders agree once on average.
+
+
+def test_each_image_at_most_once_an_epoch(handle, source):
+  everything = images_of(evaluate(handle, split="train"))
+  assert len(set(everything)) == 1347  # All images differ, so bytes identify them.
+  seen = images_of(train(handle))
+  assert len(seen) == len(set(seen)) == 1344
+  assert set(seen) < set(everything)
+
+
+def test_labels_stay_with_their_images(handle, source):
+  labels = {}
+  for batch in evaluate(handle, split="train"):
+    labels.update(zip((image.tobytes() for image in batch["image"]), batch["label"]))
+  for batch in train(handle):
+    assert [labels[image.tobytes()] for image in batch["image"]] == batch["label"].tolist()
+
+
+def shifts(handle, epoch):
+  """Row and column where each image of an epoch was cut out of its padded self, [1344, 2], found by search."""
+  found = []
+  for plain, moved in zip(train(handle, epoch=epoch), train(handle, epoch=epoch, max_shift=1)):
+    np.testing.assert_array_equal(plain["label"], moved["label"])
+    padded = np.pad(plain["image"], ((0, 0), (1, 1), (1, 1), (0, 0)))
+    matches = np.array([
+        [(padded[:, row:row + 8, column:column + 8] == moved["image"]).all((1, 2, 3)) for column in range(3)]
+        for row in range(3)])
+    assert (matches.sum((0, 1)) == 1).all()
+    found.append(np.argwhere(np.moveaxis(matches, -1, 0))[:, 1:])
+  return np.concatenate(found)
+
+
+def test_shifts_reach_every_offset_and_only_those(handle):
+  offsets = shifts(handle, 0)
+  assert offsets.shape == (1344, 2)
+  counts = np.bincount(offsets @ [3, 1], minlength=9)
+  # 149 each on average, deviation 11.5.
+  assert counts.sum() == 1344 and counts.min() > 100 and counts.max() < 200
+
+
+def test_shifts_differ_between_epochs_and_batches(handle):
+  first, second = shifts(handle, 0), shifts(handle, 1)
+  # Independent ones agree 149 times, deviation 11.5.
+  assert 100 < (first == second).all(-1).sum() < 200
+  assert 100 < (first[64:] == first[:-64]).all(-1).sum() < 200
+
+
+def test_held_images_cannot_be_overwritten(handle):
+  before = as_bytes(train(handle))
+  for batch in train(handle):
+    batch["image"][:] = 0
+  assert as_bytes(train(handle)) == before
+
+
+def test_processes_share_each_global_batch(handle):
+  """Two processes with half the batch see, side by side, what one process with the whole batch sees."""
+  whole = train(handle, batch_size=64, max_shift=1)
+  parts = [train(handle, batch_size=32, max_shift=0, process_index=index, process_count=2) for index in range(2)]
+  unshifted = train(handle, batch_size=64)
+  assert [len(part) for part in parts] == [21, 21]
+  for batch, left, right in zip(unshifted, *parts):
+    np.testing.assert_array_equal(batch["image"], np.concatenate([left["image"], right["image"]]))
+    np.testing.assert_array_equal(batch["label"], np.concatenate([left["label"], right["label"]]))
+  parts = [train(handle, batch_size=32, max_shift=1, process_index=index, process_count=2) for index in range(2)]
+  for batch, left, right in zip(whole, *parts):
+    np.testing.assert_array_equal(batch["image"], np.concatenate([left["image"], right["image"]]))
+
+
+def test_processes_train_on_different_images(handle, source):
+  parts = [images_of(train(handle, batch_size=32, process_index=index, process_count=3)) for index in range(3)]
+  assert [len(part) for part in parts] == [448, 448, 448]  # 1347 // 3 // 32 = 14 batches.
+  assert len(set().union(*parts)) == 3 * 448
+
+
+# Evaluation.
+
+
+@pytest.mark.parametrize("batch_size, num_batches", [(1, 450), (7, 65), (64, 8), (450, 1), (512, 1)])
+def test_evaluation_covers_the_split_once(handle, source, batch_size, num_batches):
+  batches = evaluate(handle, batch_size=batch_size)
+  assert len(batches) == num_batches
+  for batch in batches:
+    assert batch["image"].shape == (batch_size, 8, 8, 1) and batch["image"].dtype == np.uint8
+    assert batch["label"].shape == (batch_size,) and batch["label"].dtype == np.int32
+    assert batch["mask"].shape == (batch_size,) and batch["mask"].dtype == np.float32
+    padding = batch["mask"] == 0
+    assert not batch["image"][padding].any() and not batch["label"][padding].any()
+  assert sum(batch["mask"].sum() for batch in batches) == 450
+  original = datasets.load_digits().images
+  seen = images_of(batches)
+  assert len(set(seen)) == 450
+  assert set(seen) < {image.tobytes() for image in digits.pixels_from_levels(original)}
+
+
+def test_evaluation_in_four_processes(handle, source):
+  """450 = 113 + 113 + 112 + 112: every process takes part in four batches of 32."""
+  parts = [evaluate(handle, batch_size=32, process_index=index, process_count=4) for index in range(4)]
+  assert [len(part) for part in parts] == [4, 4, 4, 4]
+  assert sorted(len(images_of(part)) for part in parts) == [112, 112, 113, 113]
+  assert set().union(*map(images_of, parts)) == set(images_of(evaluate(handle)))
+
+
+def test_a_process_without_images_still_gets_a_batch(handle, source):
+  """Five images for four processes with batches of 1: two rounds, in the second of which three have padding."""
+  parts = [evaluate(handle, split="test[:5]", batch_size=1, process_index=index, process_count=4) for index in range(4)]
+  assert [len(part) for part in parts] == [2, 2, 2, 2]
+  assert sum(batch["mask"].sum() for part in parts for batch in part) == 5
+
+
+def test_streaming_evaluates_the_same_bytes(handle, monkeypatch):
+  held = as_bytes(evaluate(handle, image_size=12))
+  monkeypatch.setattr(pipeline, "IN_MEMORY_BYTES", 0)
+  assert as_bytes(evaluate(handle, image_size=12)) == held
+
+
+def test_doubling_interpolates_and_rounds(handle):
+  """Each new pixel is 3/4 of the nearest old one and 1/4 of the next, along both axes, rounded to a whole level."""
+  (native,) = evaluate(handle, batch_size=450)
+  (double,) = evaluate(handle, batch_size=450, image_size=16)
+  expected = native["image"][..., 0].astype(float)
+  for axis in (1, 2):
+    rows = np.moveaxis(expected, axis, 0)
+    before, after = rows[[0, *range(7)]], rows[[*range(1, 8), 7]]
+    rows = np.stack([0.75 * rows + 0.25 * before, 0.75 * rows + 0.25 * after], 1).reshape(16, *rows.shape[1:])
+    expected = np.moveaxis(rows, 0, axis)
+  # Half a level, and what float32 loses.
+  np.testing.assert_allclose(double["image"][..., 0], expected, rtol=0, atol=0.5 + 1e-4)
+
+
+def test_halving_is_antialiased(handle):
+  """Without antialiasing, halving would average the middle 2 x 2 of each window alone."""
+  (native,) = evaluate(handle, batch_size=450)
+  (half,) = evaluate(handle, batch_size=450, image_size=4)
+  assert half["image"].shape == (450, 4, 4, 1)
+  middle = native["image"].astype(float).reshape(450, 4, 2, 4, 2).mean((2, 4))
+  assert np.abs(half["image"][..., 0] - middle).mean() > 5
+
+
+# Errors.
+
+
+def test_unknown_data_set():
+  with pytest.raises(ValueError) as error:
+    data.open_dataset("digts", None)
+  assert str(error.value) == (
+      "config.data.name is 'digts', which is not a data set: use 'digits' or a name from the TFDS catalogue, such as"
+      " 'imagenet2012'.")
+
+
+def test_data_set_that_is_not_prepared(tmp_path):
+  with pytest.raises(ValueError) as error:
+    data.open_dataset("mnist", str(tmp_path))
+  assert str(error.value) == (
+      f"config.data.name is 'mnist', which is not prepared: there is nothing in {tmp_path}/mnist/3.0.1 (set"
+      f" config.data.data_dir if it is elsewhere); prepare it with `tfds build mnist --data_dir={tmp_path}`.")
+
+
+def test_data_set_that_is_downloaded_by_hand(tmp_path):
+  with pytest.raises(ValueError) as error:
+    data.open_dataset("imagenet2012", str(tmp_path))
+  assert f"`tfds build imagenet2012 --data_dir={tmp_path} --manual_dir=FOLDER`, FOLDER being" in str(error.value)
+
+
+def test_unknown_split(handle):
+  message = r"Data set 'digits' has no split 'validation': use one of \['test', 'train'\]"
+  with pytest.raises(ValueError, match=message):
+    data.dataset_info(handle, train_split="train", evaluation_split="validation")
+  with pytest.raises(ValueError, match=message):
+    data.evaluation_batches(handle, split="validation", image_size=8, batch_size=8)
+
+
+def test_batch_larger_than_the_split(handle):
+  assert len(train(handle, batch_size=1347)) == 1
+  with pytest.raises(ValueError, match="A batch of 1348 images over all processes is more than the 1347 of"):
+    train(handle, batch_size=674, process_count=2)
+
+
+@pytest.mark.parametrize("max_shift", [-1, 8])
+def test_shift_out_of_range(handle, max_shift):
+  with pytest.raises(ValueError, match=f"max_shift is {max_shift}: use 0 to 7 pixels"):
+    train(handle, max_shift=max_shift)
+
+
+def test_streaming_needs_a_shuffle_buffer(handle, monkeypatch):
+  monkeypatch.setattr(pipeline, "IN_MEMORY_BYTES", 0)
+  with pytest.raises(ValueError, match="too large to hold in memory: give shuffle_buffer"):
+    data.train_epoch(handle, split="train", image_size=8, batch_size=8, seed=0, epoch=0, max_shift=0)
+
+
+# Preparing must not reach for the network: TFDS asks Google Cloud Storage first unless it is told not to.
+
+
+def test_preparing_opens_no_connection(tmp_path, monkeypatch):
+  def refuse(*args, **kwargs):
+    raise AssertionError("a connection was opened")
+
+  monkeypatch.setattr("socket.getaddrinfo", refuse)
+  monkeypatch.setattr("socket.socket.connect", refuse)
+  handle = data.open_dataset("digits", str(tmp_path))
+  assert handle.is_prepared()
