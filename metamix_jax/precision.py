@@ -40,12 +40,5 @@ def mixed_precision(layers: Sequence[LayerCost], alpha: Mapping[str, Array]) -> 
   })
 
 
-def selected_bits(layers: Sequence[LayerCost], candidates: Mapping[str, int]) -> dict[str, int]:
-  """Bits by layer name, all layers, from the index of each searched layer's candidate."""
-  return {
-      layer.name: layer.candidate_bits[int(candidates[layer.name]) if layer.searched else 0] for layer in layers
-  }
-
-
 def _tree(leaves: dict) -> dict:
   return traverse_util.unflatten_dict(leaves)

@@ -1,0 +1,141 @@
+"""What a config may say: every field, its type and its range, checked before any device work.
+
+Values live in configs/; here are only the rules. An unknown, missing or wrong field raises one sentence.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ml_collections
+
+
+class Rule(NamedTuple):
+  """What a field may hold: a test of the value, and the same in words."""
+
+  holds: Callable[[Any], bool]
+  words: str
+
+
+def _is_int(value) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_bit_widths(value) -> bool:
+  return (isinstance(value, tuple) and len(value) >= 2 and all(_is_int(b) and 2 <= b <= 8 for b in value)
+          and list(value) == sorted(set(value)))
+
+
+def _is_channels(value) -> bool:
+  return isinstance(value, tuple) and all(_is_number(v) for v in value)
+
+
+POSITIVE_INT = Rule(lambda v: _is_int(v) and v > 0, "an integer above 0")
+COUNT = Rule(lambda v: _is_int(v) and v >= 0, "an integer, 0 or more")
+POSITIVE = Rule(lambda v: _is_number(v) and v > 0, "a number above 0")
+NOT_NEGATIVE = Rule(lambda v: _is_number(v) and v >= 0, "a number, 0 or more")
+FRACTION = Rule(lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 up to, not including, 1")
+NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a name")
+OPTIONAL_PATH = Rule(lambda v: v is None or (isinstance(v, str) and bool(v)), "a path, or None")
+BITS = Rule(lambda v: _is_int(v) and 2 <= v <= 8, "an integer from 2 to 8")
+BIT_WIDTHS = Rule(_is_bit_widths, "at least two different integers from 2 to 8 in ascending order")
+CHANNELS = Rule(_is_channels, "a tuple of numbers, one for each image channel")
+
+RULES = {
+    "seed": COUNT,
+    "batch_size": POSITIVE_INT,
+    "evaluation_batch_size": POSITIVE_INT,
+    "reestimation_batches": POSITIVE_INT,
+    "log_every_seconds": POSITIVE,
+    "bits_from": OPTIONAL_PATH,
+    "data.name": NAME,
+    "data.data_dir": OPTIONAL_PATH,
+    "data.train_split": NAME,
+    "data.evaluation_split": NAME,
+    "data.image_size": POSITIVE_INT,
+    "data.mean": CHANNELS,
+    "data.deviation": CHANNELS,
+    "data.max_shift": COUNT,
+    "network.name": NAME,
+    "quantization.candidate_bits": BIT_WIDTHS,
+    "quantization.weight_bits": BITS,
+    "quantization.fixed_bits": BITS,
+    "quantization.step_size_floor": POSITIVE,
+    "quantization.depthwise": Rule(lambda v: v in ("auto", "shifted", "native"), "auto, shifted or native"),
+    "optimizer.conv_l2": NOT_NEGATIVE,
+    "optimizer.max_gradient_norm": POSITIVE,
+    "arch.target_gbops": POSITIVE,
+    "arch.relative_penalty_weight": NOT_NEGATIVE,
+    "arch.initial_deviation": NOT_NEGATIVE,
+    "arch.learning_rate": POSITIVE,
+    "arch.beta1": FRACTION,
+    "arch.beta2": FRACTION,
+    "arch.l2": NOT_NEGATIVE,
+    "pretraining.epochs": POSITIVE_INT,
+    "pretraining.learning_rate": POSITIVE,
+    "bit_selection.epochs": POSITIVE_INT,
+    "bit_selection.meta_only_epochs": COUNT,
+    "bit_selection.learning_rate": POSITIVE,
+    "stage_a.epochs": POSITIVE_INT,
+    "stage_a.learning_rate": POSITIVE,
+    "stage_b.epochs": POSITIVE_INT,
+    "stage_b.learning_rate": POSITIVE,
+}
+# Fields of the network itself; models.create_network checks them against the module.
+FREE_SECTION = "network.options"
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """{"section.field": value}; the free section stays one dict of plain values."""
+  fields = {}
+  for section, values in config.items():
+    if not isinstance(values, ml_collections.ConfigDict):
+      fields[section] = values
+      continue
+    for name, value in values.items():
+      fields[f"{section}.{name}"] = value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
+  return fields
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Checks every field of a config by itself, and those that belong together.
+
+  Raises:
+    ValueError: one sentence that names the field, its value and what is allowed.
+  """
+  fields = flatten(config)
+  fields.pop(FREE_SECTION, None)
+  for name in fields:
+    if name not in RULES:
+      raise ValueError(f"config.{name} is no field of a config; allowed are {', '.join(sorted(RULES))}.")
+  for name, rule in RULES.items():
+    if name not in fields:
+      raise ValueError(f"config.{name} is missing; it must be {rule.words}.")
+    if not rule.holds(fields[name]):
+      raise ValueError(f"config.{name} is {fields[name]!r}; it must be {rule.words}.")
+  if config.bit_selection.meta_only_epochs >= config.bit_selection.epochs:
+    raise ValueError(
+        f"config.bit_selection.meta_only_epochs is {config.bit_selection.meta_only_epochs}; it must be below "
+        f"config.bit_selection.epochs, {config.bit_selection.epochs}, or no bits are searched.")
+
+
+def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: int | None = None) -> None:
+  """Raises ValueError if the devices do not divide a batch size, or it exceeds the training images."""
+  if batch_size % num_devices:
+    raise ValueError(
+        f"config.{name} is {batch_size}, which {num_devices} devices do not divide; allowed are multiples of "
+        f"{num_devices}.")
+  if num_images is not None and batch_size > num_images:
+    raise ValueError(f"config.{name} is {batch_size}; the training split has only {num_images} images.")
+
+
+def check_target(target_gbops: float, attainable: tuple[float, float]) -> None:
+  """Raises ValueError if a target in GBOPs lies outside what the network can reach."""
+  low, high = attainable
+  if not low <= target_gbops <= high:
+    raise ValueError(
+        f"config.arch.target_gbops is {target_gbops:.6g}; this network reaches {low:.6g} to {high:.6g} GBOPs with "
+        "the candidate bit-widths.")

@@ -1,0 +1,53 @@
+"""python -m metamix_jax.main --config=configs/digits.py --workdir=DIR"""
+
+import logging
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from metamix_jax import experiment, report
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, selected bits, report.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
+
+
+def main(argv):
+  """Runs all phases of the config and prints the summary; a bad input ends in one sentence and status 2."""
+  if len(argv) > 1:
+    sys.exit(f"unknown argument {argv[1]!r}; allowed are --config, --config.FIELD=VALUE and --workdir.")
+  logger = logging.getLogger("metamix_jax")  # Its own, so that libraries' notes stay out of the progress lines.
+  logger.setLevel(logging.INFO)
+  logger.addHandler(logging.StreamHandler(sys.stdout))
+  logger.propagate = False
+  workdir = pathlib.Path(_WORKDIR.value)
+  try:
+    summary = experiment.run(_CONFIG.value, workdir)
+  except ValueError as error:
+    _stop(error)
+  print(report.format_table(summary))
+  print(f"\nWritten: {workdir / 'report' / 'summary.json'}, {workdir / 'selected_bits.json'}")
+
+
+def _stop(error: Exception):
+  print(f"metamix_jax: {error}", file=sys.stderr)
+  sys.exit(2)
+
+
+def _parse_flags(argv):
+  """Flags, with a sentence instead of a traceback for a field that the config does not have."""
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    _stop(error)
+
+
+def run():
+  """Console entry point."""
+  flags.mark_flags_as_required(["config", "workdir"])
+  app.run(main, flags_parser=_parse_flags)
+
+
+if __name__ == "__main__":
+  run()

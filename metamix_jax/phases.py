@@ -1,0 +1,181 @@
+"""M12-M14: the phases of a run as plain loops over the steps of steps.py."""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from metamix_jax.optimizers import arch_optimizer, cosine_schedule, weight_optimizer
+from metamix_jax.parallel import Programs, split_batch
+from metamix_jax.precision import FULL_PRECISION, assigned_precision, uniform_precision
+from metamix_jax.progress import Progress
+from metamix_jax.state import ArchState, MetaState, Network, Teacher, create_arch_state, create_meta_state
+
+HostBatches = Iterator[dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What every phase needs and none changes.
+
+  Attributes:
+    config: a validated config.
+    network: the network to train.
+    num_classes: of the data set.
+    image_shape: (H, W, C).
+    steps_per_epoch: full training batches in one epoch.
+    train_epoch: epoch number -> its batches, uint8 images and int32 labels.
+    evaluation_batches: the evaluation split, padded and masked.
+    programs: the steps, mapped over devices.
+  """
+
+  config: ml_collections.ConfigDict
+  network: Network
+  num_classes: int
+  image_shape: tuple[int, int, int]
+  steps_per_epoch: int
+  train_epoch: Callable[[int], HostBatches]
+  evaluation_batches: Callable[[], HostBatches]
+  programs: Programs
+
+  def split(self, batches: HostBatches) -> Iterator[dict[str, np.ndarray]]:
+    """Batches with a leading device axis."""
+    return (split_batch(batch, len(self.programs.devices)) for batch in batches)
+
+  def optimizer(self, learning_rate):
+    """The weight-side optimiser of this config."""
+    return weight_optimizer(
+        learning_rate, conv_l2=self.config.optimizer.conv_l2,
+        max_gradient_norm=self.config.optimizer.max_gradient_norm)
+
+  def targets(self, teacher: Teacher | None, batch):
+    """The batch with its targets: the teacher's probabilities, or one-hot labels without a teacher."""
+    if teacher is None:
+      return self.programs.label_targets(self.num_classes, batch)
+    return self.programs.teacher_targets(teacher, batch)
+
+
+def create_student(task: Task) -> MetaState:
+  """A fresh full-precision network with the optimiser of pretraining."""
+  return create_meta_state(task.network, _phase_optimizer(task, "pretraining"), task.image_shape, task.config.seed)
+
+
+def create_architecture(task: Task) -> ArchState:
+  """alpha at its start, with lambda = relative_penalty_weight / target (M11)."""
+  arch = task.config.arch
+  return create_arch_state(
+      task.network, arch_optimizer(arch.learning_rate, arch.beta1, arch.beta2, arch.l2), seed=task.config.seed,
+      deviation=arch.initial_deviation, target_gbops=arch.target_gbops,
+      penalty_weight=arch.relative_penalty_weight / arch.target_gbops)
+
+
+def pretrain(task: Task, meta: MetaState) -> MetaState:
+  """Trains the full-precision network on labels; it serves as the teacher afterwards."""
+  return _train_at_precision(task, "pretraining", meta, FULL_PRECISION, None)
+
+
+def start_step_sizes(task: Task, meta: MetaState) -> MetaState:
+  """Starts the activation step sizes (M4) from one full-precision pass over the first batch."""
+  batch = next(task.split(task.train_epoch(0)))
+  return meta.with_activation_step_sizes(task.programs.calibration_step(meta, batch))
+
+
+def select_bits(task: Task, meta: MetaState, arch: ArchState, teacher: Teacher) -> tuple[MetaState, ArchState]:
+  """M12 [C]: alternates a bit-meta step and a bit-search step on the same batch, after bit-meta-only epochs.
+
+  The teacher is evaluated once a batch. Adam at a constant learning rate.
+  """
+  config = task.config.bit_selection
+  meta = meta.with_optimizer(task.optimizer(config.learning_rate))
+  progress = _progress(task, "bit_selection")
+  for epoch in range(config.epochs):
+    for batch in task.split(task.train_epoch(_first_epoch(task, "bit_selection") + epoch)):
+      batch = task.targets(teacher, batch)
+      meta, metrics = task.programs.bit_meta_step(meta, batch)
+      if epoch >= config.meta_only_epochs:
+        arch, search_metrics = task.programs.bit_search_step(arch, meta, batch)
+        metrics = metrics | {"gbops": search_metrics["gbops"], "search_loss": search_metrics["task_loss"]}
+      progress.after_step(metrics)
+  return meta, arch
+
+
+def train_weights(
+    task: Task, stage: str, meta: MetaState, candidates: Mapping[str, int], teacher: Teacher
+) -> MetaState:
+  """M14 [C]: weight training at the selected bits, "stage_a" with full-precision weights or "stage_b".
+
+  Args:
+    task: the task.
+    stage: section of the config with epochs and learning rate.
+    meta: what the stage starts from; for stage B with weight step sizes (MetaState.with_weight_step_sizes).
+    candidates: index of each searched layer's candidate.
+    teacher: source of the targets.
+  """
+  precision = assigned_precision(task.network.layers, candidates)
+  return _train_at_precision(task, stage, meta.with_optimizer(_phase_optimizer(task, stage)), precision, teacher)
+
+
+def evaluate(task: Task, meta: MetaState, precision: Any) -> float:
+  """Top-1 in percent on the whole evaluation split, exactly: padding is masked."""
+  totals = [
+      task.programs.evaluation_step(meta, precision, batch) for batch in task.split(task.evaluation_batches())]
+  correct, images = (sum(float(total[name]) for total in totals) for name in ("correct", "images"))
+  return 100 * correct / images
+
+
+def reestimate_batch_statistics(task: Task, meta: MetaState, precision: Any) -> MetaState:
+  """A copy whose running statistics are the average moments of a few training batches at a precision [A]."""
+  num_batches = min(task.config.reestimation_batches, task.steps_per_epoch)
+  batches = task.split(task.train_epoch(0))
+  moments = [
+      task.programs.batch_moments_step(meta, precision, batch) for batch, _ in zip(batches, range(num_batches))]
+  return meta.replace(batch_stats=jax.tree.map(lambda *values: sum(values) / len(values), *moments))
+
+
+def evaluate_meta_state(task: Task, meta: MetaState) -> dict[str, dict[str, float]]:
+  """Top-1 straight from the meta-state at each uniform bit-width, re-estimated and shared statistics."""
+  bits = task.network.searched_layers[0].candidate_bits
+  result = {}
+  for candidate, width in enumerate(bits):
+    precision = uniform_precision(task.network.layers, jnp.int32(candidate))
+    result[str(width)] = {
+        "reestimated": evaluate(task, reestimate_batch_statistics(task, meta, precision), precision),
+        "shared": evaluate(task, meta, precision),
+    }
+  return result
+
+
+def evaluate_selected(task: Task, meta: MetaState, candidates: Mapping[str, int]) -> float:
+  """Top-1 of an assignment straight from the meta-state, statistics re-estimated for it."""
+  precision = assigned_precision(task.network.layers, candidates)
+  return evaluate(task, reestimate_batch_statistics(task, meta, precision), precision)
+
+
+def _train_at_precision(task, phase, meta, precision, teacher):
+  progress = _progress(task, phase)
+  for epoch in range(task.config[phase].epochs):
+    for batch in task.split(task.train_epoch(_first_epoch(task, phase) + epoch)):
+      meta, metrics = task.programs.weight_step(meta, precision, task.targets(teacher, batch))
+      progress.after_step(metrics)
+  return meta
+
+
+def _phase_optimizer(task, phase):
+  """Adam with a cosine to 0 over the phase [C]."""
+  section = task.config[phase]
+  return task.optimizer(cosine_schedule(section.learning_rate, section.epochs * task.steps_per_epoch))
+
+
+def _first_epoch(task, phase):
+  """Epochs are numbered through the run, so that every phase sees orders of its own."""
+  phases = ("pretraining", "bit_selection", "stage_a", "stage_b")
+  return sum(task.config[earlier].epochs for earlier in phases[:phases.index(phase)])
+
+
+def _progress(task, phase):
+  steps = task.config[phase].epochs * task.steps_per_epoch
+  return Progress(phase, steps, task.config.batch_size, task.config.log_every_seconds)

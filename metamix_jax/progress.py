@@ -1,0 +1,46 @@
+"""Progress of a long loop, as plain lines: step, loss, images/s, time left."""
+
+from collections.abc import Mapping
+import logging
+import time
+
+import jax
+import numpy as np
+
+logger = logging.getLogger("metamix_jax")
+
+
+class Progress:
+  """Logs a line every few seconds; reads a metric from the device only when it prints it.
+
+  Attributes:
+    phase: name at the start of each line.
+    num_steps: steps of the whole phase.
+    batch_size: images of one step, all devices.
+    every_seconds: least time between two lines.
+  """
+
+  def __init__(self, phase: str, num_steps: int, batch_size: int, every_seconds: float):
+    self.phase, self.num_steps, self.batch_size, self.every_seconds = phase, num_steps, batch_size, every_seconds
+    self._step, self._logged_step, self._logged_at = 0, 0, None
+
+  def after_step(self, metrics: Mapping[str, jax.Array]) -> None:
+    """Counts a step, and prints a line where one is due and after the last step."""
+    self._step += 1
+    if self._logged_at is None:  # The first step compiles: rates are counted from its end.
+      jax.block_until_ready(metrics)
+      self._logged_at, self._logged_step = time.monotonic(), 1
+      logger.info("%s: %d steps; first step compiled and done", self.phase, self.num_steps)
+      return
+    elapsed = time.monotonic() - self._logged_at
+    if elapsed < self.every_seconds and self._step < self.num_steps:
+      return
+    jax.block_until_ready(metrics)
+    elapsed = time.monotonic() - self._logged_at
+    seconds_per_step = elapsed / max(self._step - self._logged_step, 1)
+    values = "  ".join(f"{name} {float(v):.4f}" for name, v in sorted(metrics.items()) if np.ndim(v) == 0)
+    left = (self.num_steps - self._step) * seconds_per_step
+    logger.info(
+        "%s: step %d/%d  %s  %.0f images/s  %d:%02d left", self.phase, self._step, self.num_steps, values,
+        self.batch_size / max(seconds_per_step, 1e-9), left // 60, left % 60)
+    self._logged_at, self._logged_step = time.monotonic(), self._step

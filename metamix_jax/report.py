@@ -1,0 +1,86 @@
+"""DIR/report/summary.json, and the same as a table for people."""
+
+from collections.abc import Mapping, Sequence
+import importlib.metadata
+import json
+import pathlib
+import platform
+
+import ml_collections
+
+from metamix_jax import config as config_rules
+from metamix_jax.bops import LayerCost, average_activation_bits, gbops, uniform_bits
+from metamix_jax.selection import bits_of
+
+# Below the target by more than this fraction, a selection is reported as a miss: budget was left unused.
+TARGET_TOLERANCE = 0.03
+PACKAGES = ("metamix_jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections")
+
+
+def summarize(
+    config: ml_collections.ConfigDict, layers: Sequence[LayerCost], candidates: Mapping[str, int],
+    most_probable: Mapping[str, int], evaluated: Mapping, seconds: Mapping[str, float],
+) -> dict:
+  """The summary of a run: top-1 in percent, costs in GBOPs of one image, bits by layer name, seconds by phase."""
+  bits = bits_of(layers, candidates)
+  argmax_bits = bits_of(layers, most_probable)
+  widths = next(layer.candidate_bits for layer in layers if layer.searched)
+  selected_gbops, target = gbops(layers, bits), config.arch.target_gbops
+  return {
+      "full_precision_top1": evaluated["full_precision_top1"],
+      "meta_state_top1": evaluated["meta_state_top1"],
+      "selected": {layer.name: bits[layer.name] for layer in layers if layer.searched},
+      "settled": {name: [argmax_bits[name], bits[name]] for name in bits if bits[name] != argmax_bits[name]},
+      "target_gbops": target,
+      "argmax_gbops": gbops(layers, argmax_bits),
+      "selected_gbops": selected_gbops,
+      "target_met": target * (1 - TARGET_TOLERANCE) <= selected_gbops <= target,
+      "uniform_gbops": {str(width): gbops(layers, uniform_bits(layers, i)) for i, width in enumerate(widths)},
+      "average_activation_bits": average_activation_bits(layers, bits),
+      "selected_top1": evaluated["selected_top1"],
+      "stage_a_top1": evaluated["stage_a_top1"],
+      "final_top1": evaluated["final_top1"],
+      "seconds": dict(seconds),
+      "seed": config.seed,
+      "config": config_rules.flatten(config),
+      "versions": {"python": platform.python_version()} | {
+          package: importlib.metadata.version(package) for package in PACKAGES},
+  }
+
+
+def write_summary(path: pathlib.Path, summary: Mapping) -> None:
+  """Writes the summary as JSON, whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix(".partial")
+  partial.write_text(json.dumps(summary, indent=2) + "\n")
+  partial.rename(path)
+
+
+def format_table(summary: Mapping) -> str:
+  """The summary for a terminal."""
+  lines = ["", "Bits selected for each layer's input activations"]
+  lines += [f"  {name:<24} {bits}" for name, bits in summary["selected"].items()]
+  lines.append("")
+  lines.append("Cost of one image [GBOPs]")
+  lines += [f"  all searched layers at {bits} bits {cost:>12.6f}" for bits, cost in summary["uniform_gbops"].items()]
+  lines.append(f"  target                        {summary['target_gbops']:>12.6f}")
+  lines.append(f"  selected                      {summary['selected_gbops']:>12.6f}")
+  changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in summary["settled"].items())
+  if changed:
+    lines.append(f"  argmax alpha cost {summary['argmax_gbops']:.6f}, over the target; settled by {changed}")
+  if not summary["target_met"]:
+    lines.append("  TARGET MISSED: the selection is over the target, or more than 3 % below it")
+  lines.append(f"  average activation bits       {summary['average_activation_bits']:>12.3f}")
+  lines.append("")
+  lines.append("Top-1 [%]")
+  lines.append(f"  full precision                        {summary['full_precision_top1']:>7.2f}")
+  for bits, top1 in summary["meta_state_top1"].items():
+    lines.append(
+        f"  meta-state, all at {bits} bits             {top1['reestimated']:>7.2f}"
+        f"  ({top1['shared']:.2f} with shared batch-norm statistics)")
+  lines.append(f"  selected bits, before weight training {summary['selected_top1']:>7.2f}")
+  lines.append(f"  after stage A (activations quantised) {summary['stage_a_top1']:>7.2f}")
+  lines.append(f"  final (weights quantised too)         {summary['final_top1']:>7.2f}")
+  times = ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items())
+  lines += ["", f"Seconds: {times}; {sum(summary['seconds'].values()):.0f} in all"]
+  return "\n".join(lines)
