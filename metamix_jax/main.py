@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from metamix_jax import experiment, report
@@ -17,6 +18,7 @@ def main(argv):
   """Runs all phases of the config and prints the summary; a bad input ends in one sentence and status 2."""
   if len(argv) > 1:
     sys.exit(f"unknown argument {argv[1]!r}; allowed are --config, --config.FIELD=VALUE and --workdir.")
+  absl_logging.set_verbosity(absl_logging.WARNING)
   logger = logging.getLogger("metamix_jax")  # Its own, so that libraries' notes stay out of the progress lines.
   logger.setLevel(logging.INFO)
   logger.addHandler(logging.StreamHandler(sys.stdout))

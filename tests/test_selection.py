@@ -1,0 +1,51 @@
+"""Settling a selection at the target, against all assignments."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from metamix_jax.bops import LayerCost, average_activation_bits, gbops
+from metamix_jax.selection import bits_of, most_probable_candidates, settle_candidates
+
+LAYERS = (
+    LayerCost("first", 10**9, 100, (8,), 8, "conv"),
+    LayerCost("a", 2 * 10**9, 50, (3, 4, 8), 4, "conv"),
+    LayerCost("b", 3 * 10**9, 30, (3, 4, 8), 4, "depthwise"),
+    LayerCost("c", 10**9, 20, (3, 4, 8), 4, "conv"),
+)
+# Cost: 64 + 8 a + 12 b + 4 c GBOPs; 136 at 3 bits, 256 at 8.
+ALPHA = {"a": np.array([0.1, 0.2, 0.9]), "b": np.array([0.3, 0.25, 0.8]), "c": np.array([0.0, 1.0, 0.9])}
+
+
+def exhaustive(target):
+  best = None
+  for choice in itertools.product(range(3), repeat=3):
+    candidates = dict(zip("abc", choice))
+    if gbops(LAYERS, bits_of(LAYERS, candidates)) <= target:
+      score = sum(ALPHA[name][index] for name, index in candidates.items())
+      best = max(best or (score, candidates), (score, candidates), key=lambda pair: pair[0])
+  return best[1]
+
+
+def test_argmax_is_kept_where_it_fits():
+  assert most_probable_candidates(ALPHA) == {"a": 2, "b": 2, "c": 1}
+  assert gbops(LAYERS, bits_of(LAYERS, {"a": 2, "b": 2, "c": 1})) == pytest.approx(240, rel=1e-12)
+  assert settle_candidates(LAYERS, ALPHA, 240.0) == {"a": 2, "b": 2, "c": 1}
+
+
+@pytest.mark.parametrize("target", [136.1, 145.0, 171.0, 180.5, 201.0, 230.0, 239.0])
+def test_settled_is_the_most_probable_that_fits(target):
+  settled = settle_candidates(LAYERS, ALPHA, target)
+  assert settled == exhaustive(target)
+  assert gbops(LAYERS, bits_of(LAYERS, settled)) <= target
+
+
+def test_target_below_reach():
+  with pytest.raises(ValueError, match="target_gbops is 100; the lowest bit-widths already cost 136"):
+    settle_candidates(LAYERS, ALPHA, 100.0)
+
+
+def test_average_bits_are_weighted_by_the_elements_read():
+  # (8 * 100 + 3 * 50 + 4 * 30 + 8 * 20) / 200
+  assert average_activation_bits(LAYERS, {"first": 8, "a": 3, "b": 4, "c": 8}) == 6.15
