@@ -65,3 +65,12 @@ def split_batch(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, np.
     return values.reshape(num_devices, values.shape[0] // num_devices, *values.shape[1:])
 
   return {name: split(values) for name, values in batch.items()}
+
+
+def start_on_host(state):
+  """The state as NumPy arrays, from which the first call of a program starts.
+
+  Later calls get replicated arrays from the program itself. NumPy arrays share its compiled form; arrays on a
+  single device do not, and the second step would compile everything again.
+  """
+  return jax.device_get(state)
