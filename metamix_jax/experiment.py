@@ -110,11 +110,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     else:
       start = time.monotonic()
       meta, results = compute(meta)
-      meta = parallel.start_on_host(meta)
+      jax.block_until_ready(meta)
       results["seconds"] = time.monotonic() - start
       checkpoints.save(name, _saved(meta), results)
     seconds[name] = results["seconds"]
-    return parallel.start_on_host(meta), results
+    return task.replicate(meta), results
 
   def pretraining(meta):
     meta = phases.pretrain(task, meta)

@@ -67,10 +67,11 @@ def split_batch(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, np.
   return {name: split(values) for name, values in batch.items()}
 
 
-def start_on_host(state):
-  """The state as NumPy arrays, from which the first call of a program starts.
+def replicate(state, devices: Sequence[jax.Device]):
+  """The state as arrays replicated over the devices, just as the programs return it.
 
-  Later calls get replicated arrays from the program itself. NumPy arrays share its compiled form; arrays on a
-  single device do not, and the second step would compile everything again.
+  A program compiles once more for every other placement of its arguments: a state that starts as NumPy arrays or
+  on a single device would have it compiled in the first step and again in the second.
   """
-  return jax.device_get(state)
+  mesh = jax.sharding.Mesh(np.array(devices), (steps.AXIS,))
+  return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))

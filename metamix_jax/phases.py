@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from metamix_jax.optimizers import arch_optimizer, cosine_schedule, weight_optimizer
-from metamix_jax.parallel import Programs, split_batch, start_on_host
+from metamix_jax.parallel import Programs, replicate, split_batch
 from metamix_jax.precision import FULL_PRECISION, assigned_precision, uniform_precision
 from metamix_jax.progress import Progress
 from metamix_jax.state import ArchState, MetaState, Network, Teacher, create_arch_state, create_meta_state
@@ -45,6 +45,10 @@ class Task:
   def split(self, batches: HostBatches) -> Iterator[dict[str, np.ndarray]]:
     """Batches with a leading device axis."""
     return (split_batch(batch, len(self.programs.devices)) for batch in batches)
+
+  def replicate(self, state):
+    """A state placed as the programs return it."""
+    return replicate(state, self.programs.devices)
 
   def optimizer(self, learning_rate):
     """The weight-side optimiser of this config."""
@@ -90,7 +94,7 @@ def select_bits(task: Task, meta: MetaState, arch: ArchState, teacher: Teacher) 
   The teacher is evaluated once a batch. Adam at a constant learning rate.
   """
   config = task.config.bit_selection
-  meta, arch = start_on_host((meta.with_optimizer(task.optimizer(config.learning_rate)), arch))
+  meta, arch = task.replicate((meta.with_optimizer(task.optimizer(config.learning_rate)), arch))
   progress = _progress(task, "bit_selection")
   for epoch in range(config.epochs):
     for batch in task.split(task.train_epoch(_first_epoch(task, "bit_selection") + epoch)):
@@ -157,7 +161,7 @@ def evaluate_selected(task: Task, meta: MetaState, candidates: Mapping[str, int]
 
 def _train_at_precision(task, phase, meta, precision, teacher):
   progress = _progress(task, phase)
-  meta = start_on_host(meta)
+  meta = task.replicate(meta)
   for epoch in range(task.config[phase].epochs):
     for batch in task.split(task.train_epoch(_first_epoch(task, phase) + epoch)):
       meta, metrics = task.programs.weight_step(meta, precision, task.targets(teacher, batch))

@@ -44,7 +44,7 @@ def states(programs, batch):
   arch = create_arch_state(
       network, optimizers.arch_optimizer(3e-2, 0.5, 0.999, 1e-3), seed=0, deviation=1e-3, target_gbops=1e-4,
       penalty_weight=1.0)
-  return parallel.start_on_host(meta), parallel.start_on_host(arch)
+  return jax.device_get(meta), jax.device_get(arch)
 
 
 def assert_identical(a, b):
@@ -90,7 +90,7 @@ def test_bit_meta_gradient_is_the_mean_over_bit_widths(programs, states, batch):
 def test_same_update_on_one_and_four_devices(programs, states, batch, step):
   meta, arch = states
   if step == "weight_b":
-    meta = parallel.start_on_host(meta.with_weight_step_sizes().with_optimizer(optax.sgd(1.0)))
+    meta = jax.device_get(meta.with_weight_step_sizes().with_optimizer(optax.sgd(1.0)))
   precision = uniform_precision(meta.network.layers, np.int32(1))
   results = []
   for count, mapped in programs.items():
