@@ -114,7 +114,7 @@ def test_each_leaf_has_one_label_and_a_stranger_is_an_error(states):
   meta, _ = states
   labels = optimizers.weight_labels(meta.with_weight_step_sizes().trainable)
   count = {label: jax.tree.leaves(labels).count(label) for label in ("conv_kernel", "other_weight", "step_size")}
-  # 10 layers: stem, 2 + 3 + 3, head, classifier; 9 convolutions with batch norm; the classifier's kernel and bias;
+  # 8 layers: stem, 2 + 3, head, classifier; 7 convolutions with batch norm; the classifier's kernel and bias;
   # two step-size leaves for each layer.
   layers = len(meta.network.layers)
   assert count == {"conv_kernel": layers - 1, "other_weight": 2 * (layers - 1) + 2, "step_size": 2 * layers}
