@@ -125,6 +125,7 @@ def train_weights(
 
 def evaluate(task: Task, meta: MetaState, precision: Any) -> float:
   """Top-1 in percent on the whole evaluation split, exactly: padding is masked."""
+  meta = meta.without_optimizer()
   totals = [
       task.programs.evaluation_step(meta, precision, batch) for batch in task.split(task.evaluation_batches())]
   correct, images = (sum(float(total[name]) for total in totals) for name in ("correct", "images"))
@@ -136,7 +137,7 @@ def reestimate_batch_statistics(task: Task, meta: MetaState, precision: Any) -> 
   num_batches = min(task.config.reestimation_batches, task.steps_per_epoch)
   batches = task.split(task.train_epoch(0))
   moments = [
-      task.programs.batch_moments_step(meta, precision, batch) for batch, _ in zip(batches, range(num_batches))]
+      task.programs.batch_moments_step(meta.without_optimizer(), precision, batch) for batch, _ in zip(batches, range(num_batches))]
   return meta.replace(batch_stats=jax.tree.map(lambda *values: sum(values) / len(values), *moments))
 
 

@@ -69,7 +69,7 @@ class MetaState(struct.PyTreeNode):
   batch_stats: Tree
   optimizer_state: Tree
   network: Network = struct.field(pytree_node=False)
-  optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+  optimizer: optax.GradientTransformation | None = struct.field(pytree_node=False)
 
   @property
   def trainable(self) -> dict:
@@ -92,6 +92,10 @@ class MetaState(struct.PyTreeNode):
     return self.replace(
         step=jnp.zeros((), jnp.int32), optimizer=optimizer, optimizer_state=optimizer.init(self.trainable)
     )
+
+  def without_optimizer(self) -> "MetaState":
+    """For evaluation: states of all phases then share one compiled program, whatever trained them."""
+    return self.replace(optimizer=None, optimizer_state={})
 
   def with_activation_step_sizes(self, mean_magnitudes: Mapping[str, Array]) -> "MetaState":
     """Step sizes [B] of every layer's input started from mean|x| by layer name (M4)."""
