@@ -1,0 +1,129 @@
+"""Whole runs on digits with a tiny network, and the sentences for bad input."""
+
+import importlib.util
+import json
+import logging
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from metamix_jax import experiment
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def digits_config():
+  spec = importlib.util.spec_from_file_location("digits", ROOT / "configs" / "digits.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config()
+
+
+def tiny_config(data_dir):
+  config = digits_config()
+  config.data.data_dir = str(data_dir)
+  config.data.image_size = 8
+  config.batch_size, config.evaluation_batch_size, config.reestimation_batches = 256, 128, 2
+  with config.network.options.unlocked():
+    config.network.options.update(stem_channels=8, blocks=((1, 8, 1, 1), (2, 8, 1, 2)), last_channels=16)
+  config.arch.target_gbops = 0.0008
+  config.pretraining.epochs = config.stage_a.epochs = config.stage_b.epochs = 1
+  config.bit_selection.epochs, config.bit_selection.meta_only_epochs = 2, 1
+  return config
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("tfds")
+
+
+class CompilationCounter(logging.Handler):
+  """Counts the programs that XLA compiles, by name."""
+
+  def __init__(self):
+    super().__init__(logging.DEBUG)
+    self.counts = {}
+
+  def emit(self, record):
+    message = record.getMessage()
+    if message.startswith("Finished XLA compilation of "):
+      name = message.split()[4]
+      self.counts[name] = self.counts.get(name, 0) + 1
+
+
+@pytest.fixture(scope="module")
+def finished_run(data_dir, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("run")
+  counter, logger = CompilationCounter(), logging.getLogger("jax")
+  logger.addHandler(counter)
+  with jax.log_compiles():
+    summary = experiment.run(tiny_config(data_dir), workdir)
+  logger.removeHandler(counter)
+  return workdir, summary, counter.counts
+
+
+def parameters(workdir, phase="stage_b"):
+  with ocp.StandardCheckpointer() as checkpointer:
+    return checkpointer.restore(workdir / "checkpoints" / phase)
+
+
+def test_summary_has_every_figure(finished_run):
+  workdir, summary, _ = finished_run
+  assert json.loads((workdir / "report" / "summary.json").read_text()) == json.loads(json.dumps(summary))
+  assert set(summary["meta_state_top1"]) == set(summary["uniform_gbops"]) == {"3", "4", "8"}
+  assert len(summary["selected"]) == 2 + 3 + 1  # First block 2, second 3, the last convolution.
+  assert summary["selected_gbops"] <= summary["target_gbops"] == 0.0008
+  assert set(summary["seconds"]) == {"pretraining", "bit_selection", "meta_evaluation", "stage_a", "stage_b"}
+
+
+def test_each_program_compiles_once_for_each_structure(finished_run):
+  """Bits change over evaluation and search; programs do not.
+
+  weight_step and evaluation_step have three structures each (full precision; activations quantised; weights too);
+  bit_meta, bit_search, calibration, batch_moments, teacher_targets and label_targets one. pmap names them all _fun.
+  """
+  assert finished_run[2]["jit(_fun)"] == 3 + 3 + 6
+
+
+@pytest.mark.parametrize("field, value, sentence", [
+    ("quantization.candidate_bits", (4, 3, 8), r"candidate_bits is \(4, 3, 8\); it must be at least two different"),
+    ("quantization.candidate_bits", (3, 3, 8), "ascending order"),
+    ("quantization.candidate_bits", (1, 4, 8), "integers from 2 to 8"),
+    ("quantization.candidate_bits", (3, 4, 9), "integers from 2 to 8"),
+    ("arch.target_gbops", 5.0, r"target_gbops is 5; this network reaches 0\.\d+ to 0\.\d+ GBOPs"),
+    ("batch_size", 1_000_000, "batch_size is 1000000; the training split has only 1347 images"),
+    ("data.name", "no_such_set", "no_such_set"),
+    ("network.name", "no_such_net", "allowed are mobilenet_v2"),
+    ("bits_from", "/nowhere/bits.json", "bits_from=/nowhere/bits.json cannot be read"),
+    ("bit_selection.meta_only_epochs", 2, "must be below"),
+])
+def test_bad_value_is_one_sentence_before_compilation(field, value, sentence, data_dir):
+  config = tiny_config(data_dir)
+  with config.ignore_type():
+    config.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=sentence) as caught:
+    experiment.prepare(config)
+  assert "\n" not in str(caught.value)
+
+
+def test_batch_size_that_devices_do_not_divide(data_dir):
+  config = tiny_config(data_dir)
+  devices = jax.local_device_count()
+  assert devices > 1  # conftest.py fakes them.
+  config.batch_size = devices + 1
+  with pytest.raises(ValueError, match=f"which {devices} devices do not divide; allowed are multiples"):
+    experiment.prepare(config)
+
+
+def test_unknown_field_on_the_command_line(tmp_path):
+  result = subprocess.run(
+      [sys.executable, "-m", "metamix_jax.main", f"--config={ROOT}/configs/digits.py", f"--workdir={tmp_path}/run",
+       "--config.arch.target_gbop=1"], capture_output=True, text=True, cwd=ROOT, check=False)
+  assert result.returncode == 2
+  assert "target_gbop" in result.stderr and "Traceback" not in result.stderr
+  assert not (tmp_path / "run").exists()
