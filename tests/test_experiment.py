@@ -90,6 +90,35 @@ def test_each_program_compiles_once_for_each_structure(finished_run):
   assert finished_run[2]["jit(_fun)"] == 3 + 3 + 6
 
 
+def test_same_seed_same_bits_and_parameters(finished_run, data_dir, tmp_path):
+  workdir, summary, _ = finished_run
+  again = experiment.run(tiny_config(data_dir), tmp_path)
+  assert again["selected"] == summary["selected"]
+  jax.tree.map(np.testing.assert_array_equal, parameters(workdir), parameters(tmp_path))
+
+
+def test_finished_run_is_restored_not_run_again(finished_run, data_dir):
+  workdir, summary, _ = finished_run
+  again = experiment.run(tiny_config(data_dir), workdir)
+  assert again["seconds"] == summary["seconds"]
+  assert again["final_top1"] == summary["final_top1"]
+
+
+def test_workdir_of_another_config(finished_run, data_dir):
+  config = tiny_config(data_dir)
+  config.seed = 1
+  with pytest.raises(ValueError, match="another config: seed is 0 there and 1 here"):
+    experiment.run(config, finished_run[0])
+
+
+def test_bits_from_skips_the_search(finished_run, data_dir, tmp_path):
+  config = tiny_config(data_dir)
+  config.bits_from = str(finished_run[0] / "selected_bits.json")
+  summary = experiment.run(config, tmp_path)
+  assert summary["selected"] == finished_run[1]["selected"]
+  assert summary["settled"] == {}
+
+
 @pytest.mark.parametrize("field, value, sentence", [
     ("quantization.candidate_bits", (4, 3, 8), r"candidate_bits is \(4, 3, 8\); it must be at least two different"),
     ("quantization.candidate_bits", (3, 3, 8), "ascending order"),
@@ -118,6 +147,20 @@ def test_batch_size_that_devices_do_not_divide(data_dir):
   config.batch_size = devices + 1
   with pytest.raises(ValueError, match=f"which {devices} devices do not divide; allowed are multiples"):
     experiment.prepare(config)
+
+
+def test_damaged_bits_file(finished_run, data_dir, tmp_path):
+  good = json.loads((finished_run[0] / "selected_bits.json").read_text())["selected"]
+  config = tiny_config(data_dir)
+  config.bits_from = str(tmp_path / "bits.json")
+  for content, sentence in (
+      ("{", "cannot be read"),
+      (json.dumps({"selected": {k: v for k, v in good.items() if k != "head"}}), "'head' is missing"),
+      (json.dumps({"selected": good | {"head": 5}}), "gives layer 'head' 5 bits"),
+  ):
+    (tmp_path / "bits.json").write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+      experiment.prepare(config)
 
 
 def test_unknown_field_on_the_command_line(tmp_path):
