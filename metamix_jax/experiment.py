@@ -132,7 +132,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
       meta, arch = phases.select_bits(task, meta, phases.create_architecture(task), teacher)
       alpha = {name: np.asarray(values) for name, values in arch.alpha.items()}
       most_probable = selection.most_probable_candidates(alpha)
-      candidates = selection.settle_candidates(task.network.layers, alpha, config.arch.target_gbops)
+      candidates = selection.settle_candidates(
+          task.network.layers, alpha, config.arch.target_gbops, config.arch.target_tolerance)
     return meta, {"candidates": candidates, "most_probable": most_probable}
 
   meta, selected = phase("bit_selection", phases.start_step_sizes(task, meta), bit_selection)

@@ -68,11 +68,13 @@ def weight_optimizer(
   )
 
 
-def arch_optimizer(learning_rate: float, beta1: float, beta2: float, l2: float) -> optax.GradientTransformation:
+def arch_optimizer(
+    learning_rate: optax.ScalarOrSchedule, beta1: float, beta2: float, l2: float
+) -> optax.GradientTransformation:
   """Adam with L2 added to the gradient, for the tree of alphas {layer name: [B]} [C]."""
   return optax.chain(optax.add_decayed_weights(l2), optax.adam(learning_rate, b1=beta1, b2=beta2))
 
 
-def cosine_schedule(learning_rate: float, num_steps: int) -> optax.Schedule:
-  """Cosine from `learning_rate` to 0 over `num_steps` updates [C]."""
-  return optax.cosine_decay_schedule(learning_rate, max(num_steps, 1))
+def cosine_schedule(learning_rate: float, final_learning_rate: float, num_steps: int) -> optax.Schedule:
+  """Half a cosine from `learning_rate` to `final_learning_rate` over `num_steps` updates [C]; equal: constant."""
+  return optax.cosine_decay_schedule(learning_rate, max(num_steps, 1), alpha=final_learning_rate / learning_rate)

@@ -69,10 +69,12 @@ def create_student(task: Task) -> MetaState:
 
 
 def create_architecture(task: Task) -> ArchState:
-  """alpha at its start, with lambda = relative_penalty_weight / target (M11)."""
-  arch = task.config.arch
+  """alpha at its start, with lambda = relative_penalty_weight / target (M11) and a rate that falls to its end."""
+  arch, selection = task.config.arch, task.config.bit_selection
+  num_steps = (selection.epochs - selection.meta_only_epochs) * task.steps_per_epoch
+  learning_rate = cosine_schedule(arch.learning_rate, arch.final_learning_rate, num_steps)
   return create_arch_state(
-      task.network, arch_optimizer(arch.learning_rate, arch.beta1, arch.beta2, arch.l2), seed=task.config.seed,
+      task.network, arch_optimizer(learning_rate, arch.beta1, arch.beta2, arch.l2), seed=task.config.seed,
       deviation=arch.initial_deviation, target_gbops=arch.target_gbops,
       penalty_weight=arch.relative_penalty_weight / arch.target_gbops)
 
@@ -173,7 +175,7 @@ def _train_at_precision(task, phase, meta, precision, teacher):
 def _phase_optimizer(task, phase):
   """Adam with a cosine to 0 over the phase [C]."""
   section = task.config[phase]
-  return task.optimizer(cosine_schedule(section.learning_rate, section.epochs * task.steps_per_epoch))
+  return task.optimizer(cosine_schedule(section.learning_rate, 0.0, section.epochs * task.steps_per_epoch))
 
 
 def _first_epoch(task, phase):

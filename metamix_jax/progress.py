@@ -22,15 +22,15 @@ class Progress:
 
   def __init__(self, phase: str, num_steps: int, batch_size: int, every_seconds: float):
     self.phase, self.num_steps, self.batch_size, self.every_seconds = phase, num_steps, batch_size, every_seconds
-    self._step, self._logged_step, self._logged_at = 0, 0, None
+    self._step, self._logged_step, self._logged_at, self._names = 0, 0, None, None
 
   def after_step(self, metrics: Mapping[str, jax.Array]) -> None:
     """Counts a step, and prints a line where one is due and after the last step."""
     self._step += 1
-    if self._logged_at is None:  # The first step compiles: rates are counted from its end.
+    if metrics.keys() != self._names:  # A first step of its kind has compiled: rates are counted from its end.
       jax.block_until_ready(metrics)
-      self._logged_at, self._logged_step = time.monotonic(), 1
-      logger.info("%s: %d steps; first step compiled and done", self.phase, self.num_steps)
+      self._names, self._logged_at, self._logged_step = metrics.keys(), time.monotonic(), self._step
+      logger.info("%s: step %d/%d compiled and done", self.phase, self._step, self.num_steps)
       return
     elapsed = time.monotonic() - self._logged_at
     if elapsed < self.every_seconds and self._step < self.num_steps:

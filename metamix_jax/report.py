@@ -12,8 +12,6 @@ from metamix_jax import config as config_rules
 from metamix_jax.bops import LayerCost, average_activation_bits, gbops, uniform_bits
 from metamix_jax.selection import bits_of
 
-# Below the target by more than this fraction, a selection is reported as a miss: budget was left unused.
-TARGET_TOLERANCE = 0.03
 PACKAGES = ("metamix_jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections")
 
 
@@ -34,7 +32,7 @@ def summarize(
       "target_gbops": target,
       "argmax_gbops": gbops(layers, argmax_bits),
       "selected_gbops": selected_gbops,
-      "target_met": target * (1 - TARGET_TOLERANCE) <= selected_gbops <= target,
+      "target_met": (1 - config.arch.target_tolerance) * target <= selected_gbops <= target,
       "uniform_gbops": {str(width): gbops(layers, uniform_bits(layers, i)) for i, width in enumerate(widths)},
       "average_activation_bits": average_activation_bits(layers, bits),
       "selected_top1": evaluated["selected_top1"],
@@ -67,9 +65,10 @@ def format_table(summary: Mapping) -> str:
   lines.append(f"  selected                      {summary['selected_gbops']:>12.6f}")
   changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in summary["settled"].items())
   if changed:
-    lines.append(f"  argmax alpha cost {summary['argmax_gbops']:.6f}, over the target; settled by {changed}")
+    lines.append(f"  argmax alpha cost {summary['argmax_gbops']:.6f}; settled at the target by {changed}")
   if not summary["target_met"]:
-    lines.append("  TARGET MISSED: the selection is over the target, or more than 3 % below it")
+    tolerance = 100 * summary["config"]["arch.target_tolerance"]
+    lines.append(f"  TARGET MISSED: the selection is over the target, or more than {tolerance:g} % below it")
   lines.append(f"  average activation bits       {summary['average_activation_bits']:>12.3f}")
   lines.append("")
   lines.append("Top-1 [%]")

@@ -20,18 +20,20 @@ def most_probable_candidates(alpha: Mapping[str, np.ndarray]) -> dict[str, int]:
 
 
 def settle_candidates(
-    layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarray], target_gbops: float
+    layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarray], target_gbops: float, tolerance: float
 ) -> dict[str, int]:
-  """The most probable assignment that costs no more than the target [A].
+  """The most probable assignment that costs no more than the target, and hardly less [A].
 
   The straight-through penalty leaves the cost hovering about the target. Here the product of the layers'
-  probabilities (M5) is maximised subject to GBOPs <= target, a knapsack with one choice for each layer, solved
-  by dynamic programming on a cost grid. Where argmax alpha (M13) fits already, it is returned unchanged.
+  probabilities (M5) is maximised subject to (1 - tolerance) * target <= GBOPs <= target, a knapsack with one choice
+  for each layer, solved by dynamic programming on a cost grid. Where argmax alpha (M13) fits already, it is returned
+  unchanged. Where no assignment lies in that window, the lower bound is dropped.
 
   Args:
     layers: every quantised layer.
     alpha: {layer name: [B]} of the searched layers.
     target_gbops: of one image.
+    tolerance: fraction of the target that may stay unused, 0 up to 1.
 
   Returns:
     Candidate index by layer name, searched layers only.
@@ -40,7 +42,8 @@ def settle_candidates(
     ValueError: even the lowest bit-widths cost more than the target.
   """
   most_probable = most_probable_candidates(alpha)
-  if _cost(layers, most_probable) <= target_gbops:
+  least_gbops = (1 - tolerance) * target_gbops
+  if least_gbops <= _cost(layers, most_probable) <= target_gbops:
     return most_probable
   searched = [layer for layer in layers if layer.searched]
   lowest = _cost(layers, {layer.name: 0 for layer in searched})
@@ -48,31 +51,51 @@ def settle_candidates(
   if room < 0:
     raise ValueError(f"target_gbops is {target_gbops:.6g}; the lowest bit-widths already cost {lowest:.6g} GBOPs.")
 
-  score = np.zeros(COST_GRID + 1)
+  def cells(layer, candidate):
+    """Grid cells that a candidate costs above the layer's lowest one."""
+    extra = layer.macs * layer.weight_bits * (layer.candidate_bits[candidate] - layer.candidate_bits[0]) / 1e9
+    return math.ceil(extra / room * COST_GRID) if extra else 0
+
+  # score[c]: highest log-probability of the layers so far at a cost of exactly c cells. A cell count overstates a
+  # cost by less than one cell a layer, so the grid is that much longer than the room.
+  num_cells = COST_GRID + len(searched) + 1
+  score = np.full(num_cells, -np.inf)
+  score[0] = 0
   choices = []
   for layer in searched:
     values = np.asarray(alpha[layer.name], np.float64)
     log_probability = values - values.max() - math.log(np.exp(values - values.max()).sum())
-    best, choice = np.full(COST_GRID + 1, -np.inf), np.zeros(COST_GRID + 1, np.int64)
-    for candidate, bits in enumerate(layer.candidate_bits):
-      extra = layer.macs * layer.weight_bits * (bits - layer.candidate_bits[0]) / 1e9
-      cells = math.ceil(extra / room * COST_GRID) if extra else 0
-      if cells > COST_GRID:
+    best, choice = np.full(num_cells, -np.inf), np.zeros(num_cells, np.int64)
+    for candidate in range(len(layer.candidate_bits)):
+      used = cells(layer, candidate)
+      if used >= num_cells:
         continue
-      option = np.full(COST_GRID + 1, -np.inf)
-      option[cells:] = score[:COST_GRID + 1 - cells] + log_probability[candidate]
+      option = np.full(num_cells, -np.inf)
+      option[used:] = score[:num_cells - used] + log_probability[candidate]
       better = option > best
       best[better], choice[better] = option[better], candidate
     score = best
     choices.append(choice)
 
-  settled, cell = {}, COST_GRID
-  for layer, choice in zip(reversed(searched), reversed(choices), strict=True):
-    candidate = int(choice[cell])
-    settled[layer.name] = candidate
-    extra = layer.macs * layer.weight_bits * (layer.candidate_bits[candidate] - layer.candidate_bits[0]) / 1e9
-    cell -= math.ceil(extra / room * COST_GRID) if extra else 0
-  return {layer.name: settled[layer.name] for layer in searched}
+  def assignment(cell):
+    """The candidates behind a cell of the last score, from the last layer to the first."""
+    chosen = {}
+    for layer, choice in zip(reversed(searched), reversed(choices), strict=True):
+      chosen[layer.name] = int(choice[cell])
+      cell -= cells(layer, chosen[layer.name])
+    return {layer.name: chosen[layer.name] for layer in searched}
+
+  def first_within(lower_gbops):
+    """The most probable assignment between a cost and the target, or None."""
+    first_cell = max(0, math.floor((lower_gbops - lowest) / room * COST_GRID)) if room else 0
+    for cell in np.argsort(-score, kind="stable"):
+      if cell >= first_cell and np.isfinite(score[cell]):
+        chosen = assignment(int(cell))
+        if lower_gbops <= _cost(layers, chosen) <= target_gbops:
+          return chosen
+    return None
+
+  return first_within(least_gbops) or first_within(lowest)
 
 
 def bits_of(layers: Sequence[LayerCost], candidates: Mapping[str, int]) -> dict[str, int]:
