@@ -63,7 +63,14 @@ def get_config() -> ml_collections.ConfigDict:
   config.arch.beta2 = 0.999  # Release.
   config.arch.l2 = 1e-3  # Release.
 
+  config.teacher = ml_collections.ConfigDict()
+  config.teacher.name = "student"  # The full-precision network that training starts from.
+  config.teacher.options = ml_collections.ConfigDict()
+  config.teacher.weights = ml_collections.config_dict.placeholder(str)
+  config.teacher.dtype = "float32"
+
   config.pretraining = ml_collections.ConfigDict(dict(epochs=25, learning_rate=3e-3))
+  config.pretraining.weights = ml_collections.config_dict.placeholder(str)  # A file instead of pretraining.
   # The release trains 2 epochs of ImageNet, the first bit-meta only.
   config.bit_selection = ml_collections.ConfigDict(dict(epochs=10, meta_only_epochs=4, learning_rate=5e-4))
   config.stage_a = ml_collections.ConfigDict(dict(epochs=8, learning_rate=1e-3))

@@ -76,6 +76,10 @@ RULES = {
     "arch.beta1": FRACTION,
     "arch.beta2": FRACTION,
     "arch.l2": NOT_NEGATIVE,
+    "teacher.name": NAME,
+    "teacher.weights": OPTIONAL_PATH,
+    "teacher.dtype": Rule(lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
+    "pretraining.weights": OPTIONAL_PATH,
     "pretraining.epochs": POSITIVE_INT,
     "pretraining.learning_rate": POSITIVE,
     "bit_selection.epochs": POSITIVE_INT,
@@ -86,12 +90,17 @@ RULES = {
     "stage_b.epochs": POSITIVE_INT,
     "stage_b.learning_rate": POSITIVE,
 }
-# Fields of the network itself; models.create_network checks them against the module.
-FREE_SECTION = "network.options"
+# Fields of the networks themselves; models.create_network checks them against the module.
+FREE_SECTIONS = ("network.options", "teacher.options")
+# What config.teacher.name may say besides a network: the full-precision network that training starts from, or no
+# teacher, which leaves the labels.
+STUDENT, LABELS = "student", "labels"
+# For config.teacher.weights: an untrained teacher, only good for trying a config out.
+RANDOM_WEIGHTS = "random"
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """{"section.field": value}; the free section stays one dict of plain values."""
+  """{"section.field": value}; a free section stays one dict of plain values."""
   fields = {}
   for section, values in config.items():
     if not isinstance(values, ml_collections.ConfigDict):
@@ -109,7 +118,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     ValueError: one sentence that names the field, its value and what is allowed.
   """
   fields = flatten(config)
-  fields.pop(FREE_SECTION, None)
+  for section in FREE_SECTIONS:
+    fields.pop(section, None)
   for name in fields:
     if name not in RULES:
       raise ValueError(f"config.{name} is no field of a config; allowed are {', '.join(sorted(RULES))}.")
@@ -122,6 +132,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
         f"config.bit_selection.meta_only_epochs is {config.bit_selection.meta_only_epochs}; it must be below "
         f"config.bit_selection.epochs, {config.bit_selection.epochs}, or no bits are searched.")
+  if config.teacher.name not in (STUDENT, LABELS) and config.teacher.weights is None:
+    raise ValueError(
+        f"config.teacher.weights is None; a teacher of its own, {config.teacher.name}, needs a file of weights (or "
+        f"{RANDOM_WEIGHTS!r}, to try a config out).")
 
 
 def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: int | None = None) -> None:

@@ -8,66 +8,18 @@ import time
 import jax
 import ml_collections
 import numpy as np
+import optax
 
 from metamix_jax import config as config_rules
-from metamix_jax import parallel, phases, report, selection
-from metamix_jax.bops import attainable_range, gbops, trace_layers
+from metamix_jax import phases, pretrained, report, selection
+from metamix_jax.bops import gbops
 from metamix_jax.checkpoints import PhaseCheckpoints
-from metamix_jax.layers import QuantizationScheme
-from metamix_jax.models import create_network
+from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
 from metamix_jax.precision import FULL_PRECISION, assigned_precision
-from metamix_jax.state import MetaState, Network, Teacher
-from metamix_jax.steps import AXIS
+from metamix_jax.state import MetaState, Teacher, create_meta_state
+from metamix_jax.task import Task, prepare
 
 logger = logging.getLogger("metamix_jax")
-
-
-def prepare(config: ml_collections.ConfigDict) -> phases.Task:
-  """Checks a config and builds what the phases need; compiles nothing.
-
-  Raises:
-    ValueError: one sentence naming what is wrong with the config.
-  """
-  config_rules.validate(config)
-  devices = jax.local_devices()
-  for name in ("batch_size", "evaluation_batch_size"):
-    config_rules.check_batch_size(name, config[name], len(devices))
-  scheme = QuantizationScheme(
-      config.quantization.candidate_bits, config.quantization.weight_bits, config.quantization.fixed_bits,
-      axis_name=AXIS, depthwise=config.quantization.depthwise)
-  options = config.network.options.to_dict()
-  create_network(config.network.name, 2, scheme, options)  # A wrong name is found before TensorFlow is loaded.
-
-  from metamix_jax import data  # pylint: disable=g-import-not-at-top  Loads TensorFlow: seconds.
-  dataset = data.open_dataset(config.data.name, config.data.data_dir)
-  info = data.dataset_info(
-      dataset, train_split=config.data.train_split, evaluation_split=config.data.evaluation_split)
-  config_rules.check_batch_size("batch_size", config.batch_size, len(devices), info.num_train)
-  for name in ("mean", "deviation"):
-    if len(config.data[name]) != info.channels:
-      raise ValueError(f"config.data.{name} is {config.data[name]}; the images have {info.channels} channels.")
-  image_shape = (config.data.image_size, config.data.image_size, info.channels)
-  module = create_network(config.network.name, info.num_classes, scheme, options)
-  layers = trace_layers(module, image_shape)
-  config_rules.check_target(config.arch.target_gbops, attainable_range(layers))
-  if config.bits_from is not None:
-    selection.read_selected_bits(config.bits_from, layers)
-  network = Network(
-      module, layers, config.data.mean, config.data.deviation, config.quantization.step_size_floor)
-
-  def train_epoch(epoch):
-    return data.train_epoch(
-        dataset, split=config.data.train_split, image_size=config.data.image_size, batch_size=config.batch_size,
-        seed=config.seed, epoch=epoch, max_shift=config.data.max_shift)
-
-  def evaluation_batches():
-    return data.evaluation_batches(
-        dataset, split=config.data.evaluation_split, image_size=config.data.image_size,
-        batch_size=config.evaluation_batch_size)
-
-  return phases.Task(
-      config, network, info.num_classes, image_shape, info.num_train // config.batch_size, train_epoch,
-      evaluation_batches, parallel.make_programs(devices))
 
 
 def claim_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -117,12 +69,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     return task.replicate(meta), results
 
   def pretraining(meta):
-    meta = phases.pretrain(task, meta)
+    if config.pretraining.weights is None:
+      meta = phases.pretrain(task, meta)
+    else:
+      meta = meta.replace(**pretrained.load(config.pretraining.weights, config.network.name, pretrained.arrays(meta)))
     return meta, {"full_precision_top1": phases.evaluate(task, meta, FULL_PRECISION)}
 
-  meta, pretrained = phase("pretraining", phases.create_student(task), pretraining)
-  logger.info("full_precision_top1 %.2f", pretrained["full_precision_top1"])
-  teacher = Teacher(meta.weights, meta.batch_stats, meta.network)
+  meta, full_precision = phase("pretraining", phases.create_student(task), pretraining)
+  logger.info("full_precision_top1 %.2f", full_precision["full_precision_top1"])
+  teacher = create_teacher(task, meta)
 
   def bit_selection(meta):
     if config.bits_from is not None:
@@ -149,7 +104,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     }
 
   meta, from_meta_state = phase("meta_evaluation", meta, meta_evaluation)
-  evaluated = pretrained | from_meta_state
+  evaluated = full_precision | from_meta_state
   for stage, result_name in (("stage_a", "stage_a_top1"), ("stage_b", "final_top1")):
     if stage == "stage_b":
       meta = meta.with_weight_step_sizes()
@@ -167,6 +122,28 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
       config, task.network.layers, candidates, selected["most_probable"], evaluated, seconds)
   report.write_summary(workdir / "report" / "summary.json", summary)
   return summary
+
+
+def create_teacher(task: Task, student: MetaState) -> Teacher | None:
+  """The source of soft targets that config.teacher names; None: labels (M9).
+
+  Args:
+    task: the task.
+    student: the full-precision network after pretraining.
+
+  Raises:
+    ValueError: the file of weights does not fit the teacher.
+  """
+  config = task.config.teacher
+  if config.name == LABELS:
+    return None
+  if config.name == STUDENT:
+    return task.replicate(Teacher(student.weights, student.batch_stats, task.network, config.dtype))
+  start = create_meta_state(task.teacher_network, optax.identity(), task.image_shape, task.config.seed)
+  variables = pretrained.arrays(start)
+  if config.weights != RANDOM_WEIGHTS:
+    variables = pretrained.load(config.weights, config.name, variables)
+  return task.replicate(Teacher(network=task.teacher_network, dtype=config.dtype, **variables))
 
 
 def _saved(meta: MetaState) -> dict:

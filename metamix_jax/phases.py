@@ -1,66 +1,16 @@
 """M12-M14: the phases of a run as plain loops over the steps of steps.py."""
 
-from collections.abc import Callable, Iterator, Mapping
-import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
-import numpy as np
 
-from metamix_jax.optimizers import arch_optimizer, cosine_schedule, weight_optimizer
-from metamix_jax.parallel import Programs, replicate, split_batch
+from metamix_jax.optimizers import arch_optimizer, cosine_schedule
 from metamix_jax.precision import FULL_PRECISION, assigned_precision, uniform_precision
 from metamix_jax.progress import Progress
-from metamix_jax.state import ArchState, MetaState, Network, Teacher, create_arch_state, create_meta_state
-
-HostBatches = Iterator[dict[str, np.ndarray]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-  """What every phase needs and none changes.
-
-  Attributes:
-    config: a validated config.
-    network: the network to train.
-    num_classes: of the data set.
-    image_shape: (H, W, C).
-    steps_per_epoch: full training batches in one epoch.
-    train_epoch: epoch number -> its batches, uint8 images and int32 labels.
-    evaluation_batches: the evaluation split, padded and masked.
-    programs: the steps, mapped over devices.
-  """
-
-  config: ml_collections.ConfigDict
-  network: Network
-  num_classes: int
-  image_shape: tuple[int, int, int]
-  steps_per_epoch: int
-  train_epoch: Callable[[int], HostBatches]
-  evaluation_batches: Callable[[], HostBatches]
-  programs: Programs
-
-  def split(self, batches: HostBatches) -> Iterator[dict[str, np.ndarray]]:
-    """Batches with a leading device axis."""
-    return (split_batch(batch, len(self.programs.devices)) for batch in batches)
-
-  def replicate(self, state):
-    """A state placed as the programs return it."""
-    return replicate(state, self.programs.devices)
-
-  def optimizer(self, learning_rate):
-    """The weight-side optimiser of this config."""
-    return weight_optimizer(
-        learning_rate, conv_l2=self.config.optimizer.conv_l2,
-        max_gradient_norm=self.config.optimizer.max_gradient_norm)
-
-  def targets(self, teacher: Teacher | None, batch):
-    """The batch with its targets: the teacher's probabilities, or one-hot labels without a teacher."""
-    if teacher is None:
-      return self.programs.label_targets(self.num_classes, batch)
-    return self.programs.teacher_targets(teacher, batch)
+from metamix_jax.state import ArchState, MetaState, Teacher, create_arch_state, create_meta_state
+from metamix_jax.task import Task
 
 
 def create_student(task: Task) -> MetaState:
@@ -90,7 +40,7 @@ def start_step_sizes(task: Task, meta: MetaState) -> MetaState:
   return meta.with_activation_step_sizes(task.programs.calibration_step(meta, batch))
 
 
-def select_bits(task: Task, meta: MetaState, arch: ArchState, teacher: Teacher) -> tuple[MetaState, ArchState]:
+def select_bits(task: Task, meta: MetaState, arch: ArchState, teacher: Teacher | None) -> tuple[MetaState, ArchState]:
   """M12 [C]: alternates a bit-meta step and a bit-search step on the same batch, after bit-meta-only epochs.
 
   The teacher is evaluated once a batch. Adam at a constant learning rate.
@@ -100,7 +50,7 @@ def select_bits(task: Task, meta: MetaState, arch: ArchState, teacher: Teacher) 
   progress = _progress(task, "bit_selection")
   for epoch in range(config.epochs):
     for batch in task.split(task.train_epoch(_first_epoch(task, "bit_selection") + epoch)):
-      batch = task.targets(teacher, batch)
+      batch = _with_targets(task, progress, teacher, batch)
       meta, metrics = task.programs.bit_meta_step(meta, batch)
       if epoch >= config.meta_only_epochs:
         arch, search_metrics = task.programs.bit_search_step(arch, meta, batch)
@@ -110,7 +60,7 @@ def select_bits(task: Task, meta: MetaState, arch: ArchState, teacher: Teacher) 
 
 
 def train_weights(
-    task: Task, stage: str, meta: MetaState, candidates: Mapping[str, int], teacher: Teacher
+    task: Task, stage: str, meta: MetaState, candidates: Mapping[str, int], teacher: Teacher | None
 ) -> MetaState:
   """M14 [C]: weight training at the selected bits, "stage_a" with full-precision weights or "stage_b".
 
@@ -119,7 +69,7 @@ def train_weights(
     stage: section of the config with epochs and learning rate.
     meta: what the stage starts from; for stage B with weight step sizes (MetaState.with_weight_step_sizes).
     candidates: index of each searched layer's candidate.
-    teacher: source of the targets.
+    teacher: source of the targets; None: the labels.
   """
   precision = assigned_precision(task.network.layers, candidates)
   return _train_at_precision(task, stage, meta.with_optimizer(_phase_optimizer(task, stage)), precision, teacher)
@@ -167,9 +117,17 @@ def _train_at_precision(task, phase, meta, precision, teacher):
   meta = task.replicate(meta)
   for epoch in range(task.config[phase].epochs):
     for batch in task.split(task.train_epoch(_first_epoch(task, phase) + epoch)):
-      meta, metrics = task.programs.weight_step(meta, precision, task.targets(teacher, batch))
+      batch = _with_targets(task, progress, teacher, batch)
+      meta, metrics = task.programs.weight_step(meta, precision, batch)
       progress.after_step(metrics)
   return meta
+
+
+def _with_targets(task, progress, teacher, batch):
+  """The batch with its targets (M9): the teacher's probabilities, or one-hot labels without a teacher."""
+  if teacher is None:
+    return task.programs.label_targets(task.num_classes, batch)
+  return progress.part_of_step("teacher", lambda: task.programs.teacher_targets(teacher, batch))
 
 
 def _phase_optimizer(task, phase):

@@ -1,6 +1,6 @@
 """Progress of a long loop, as plain lines: step, loss, images/s, time left."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import logging
 import time
 
@@ -23,6 +23,16 @@ class Progress:
   def __init__(self, phase: str, num_steps: int, batch_size: int, every_seconds: float):
     self.phase, self.num_steps, self.batch_size, self.every_seconds = phase, num_steps, batch_size, every_seconds
     self._step, self._logged_step, self._logged_at, self._names = 0, 0, None, None
+    self._part_seconds = {}
+
+  def part_of_step(self, name: str, compute: Callable):
+    """Returns compute(); in the step after a printed line, when the devices are idle, waits for it and times it."""
+    if self._step != self._logged_step or self._logged_at is None:
+      return compute()
+    start = time.monotonic()
+    result = jax.block_until_ready(compute())
+    self._part_seconds[name] = time.monotonic() - start
+    return result
 
   def after_step(self, metrics: Mapping[str, jax.Array]) -> None:
     """Counts a step, and prints a line where one is due and after the last step."""
@@ -39,6 +49,8 @@ class Progress:
     elapsed = time.monotonic() - self._logged_at
     seconds_per_step = elapsed / max(self._step - self._logged_step, 1)
     values = "  ".join(f"{name} {float(v):.4f}" for name, v in sorted(metrics.items()) if np.ndim(v) == 0)
+    for name, seconds in self._part_seconds.items():
+      values += f"  {name} {1000 * seconds:.0f} of {1000 * seconds_per_step:.0f} ms"
     left = (self.num_steps - self._step) * seconds_per_step
     logger.info(
         "%s: step %d/%d  %s  %.0f images/s  %d:%02d left", self.phase, self._step, self.num_steps, values,

@@ -9,7 +9,7 @@ import platform
 import ml_collections
 
 from metamix_jax import config as config_rules
-from metamix_jax.bops import LayerCost, average_activation_bits, gbops, uniform_bits
+from metamix_jax.bops import LayerCost, attainable_range, average_activation_bits, gbops, uniform_bits
 from metamix_jax.selection import bits_of
 
 PACKAGES = ("metamix_jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections")
@@ -82,4 +82,43 @@ def format_table(summary: Mapping) -> str:
   lines.append(f"  final (weights quantised too)         {summary['final_top1']:>7.2f}")
   times = ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items())
   lines += ["", f"Seconds: {times}; {sum(summary['seconds'].values()):.0f} in all"]
+  return "\n".join(lines)
+
+
+def format_costs(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]) -> str:
+  """The BOPs report of an assignment: MACs, bits and share of each layer; the totals; the rule (M8).
+
+  Args:
+    layers: every quantised layer.
+    activation_bits: by layer name.
+  """
+  total = gbops(layers, activation_bits)
+  width = max(len(layer.name) for layer in layers)
+  lines = [f"{'layer':<{width}}  {'kind':<9}  {'MACs':>12}  weight bits  activation bits  share of BOPs"]
+  for layer in layers:
+    share = layer.macs * layer.weight_bits * activation_bits[layer.name] / 1e9 / total
+    note = "" if layer.searched else "  not searched"
+    lines.append(
+        f"{layer.name:<{width}}  {layer.kind:<9}  {layer.macs:>12,}  {layer.weight_bits:>11}  "
+        f"{activation_bits[layer.name]:>15}  {share:>13.2%}{note}")
+  searched = [layer for layer in layers if layer.searched]
+  fixed = [layer for layer in layers if not layer.searched]
+  widths = searched[0].candidate_bits
+  lowest, highest = attainable_range(layers)
+  lines += [
+      "", f"{len(layers)} layers, {len(searched)} searched; {sum(layer.macs for layer in layers):,} MACs",
+      f"This assignment            {total:12.6f} GBOPs, "
+      f"{average_activation_bits(layers, activation_bits):.3f} activation bits on average",
+  ]
+  for index, bits in enumerate(widths):
+    lines.append(f"Searched layers all at {bits}   {gbops(layers, uniform_bits(layers, index)):12.6f} GBOPs")
+  lines += [
+      f"Attainable range           {lowest:12.6f} to {highest:.6f} GBOPs",
+      "",
+      "Rule: BOPs = sum of MACs x weight bits x activation bits over every convolution and dense layer, one image.",
+      f"Not searched, {' and '.join(f'{layer.name} ({layer.candidate_bits[0]}/{layer.weight_bits})' for layer in fixed)} "
+      "(activation/weight bits); weights elsewhere "
+      f"{', '.join(str(bits) for bits in sorted({layer.weight_bits for layer in searched}))} bits.",
+      "Batch norm, additions and pooling are not counted. Published figures differ in this rule.",
+  ]
   return "\n".join(lines)

@@ -143,11 +143,19 @@ class ArchState(struct.PyTreeNode):
 
 
 class Teacher(struct.PyTreeNode):
-  """A frozen network in evaluation mode, the source of soft targets (M9)."""
+  """A frozen network in evaluation mode, the source of soft targets (M9).
+
+  Attributes:
+    weights: the collection `params`.
+    batch_stats: running statistics of batch norm.
+    network: the static part; its quantisers are never used.
+    dtype: what it computes in, "float32" or "bfloat16"; its logits become float32.
+  """
 
   weights: Tree
   batch_stats: Tree
   network: Network = struct.field(pytree_node=False)
+  dtype: str = struct.field(pytree_node=False)
 
 
 def create_meta_state(
@@ -159,7 +167,7 @@ def create_meta_state(
   trainable = {"weights": variables["params"], "step_sizes": {}}
   return MetaState(
       step=jnp.zeros((), jnp.int32), seed=jnp.uint32(seed), weights=trainable["weights"], step_sizes={},
-      batch_stats=variables["batch_stats"], optimizer_state=optimizer.init(trainable),
+      batch_stats=variables.get("batch_stats", {}), optimizer_state=optimizer.init(trainable),
       network=network, optimizer=optimizer,
   )
 

@@ -21,8 +21,10 @@ Metrics = dict[str, Array]
 
 def teacher_targets(teacher: Teacher, batch: Batch) -> Batch:
   """Adds the teacher's class probabilities (M9) to a batch: once a batch, whatever uses it afterwards."""
-  logits = _predict(teacher.network, teacher.weights, {}, teacher.batch_stats, {}, batch["image"])
-  return batch | {"target": jax.nn.softmax(logits)}
+  images = teacher.network.normalize(batch["image"]).astype(teacher.dtype)
+  variables = _variables(teacher.weights, {}, teacher.batch_stats, {})
+  logits = teacher.network.module.apply(variables, images, train=False)
+  return batch | {"target": jax.nn.softmax(logits.astype(jnp.float32))}
 
 
 def label_targets(num_classes: int, batch: Batch) -> Batch:
@@ -139,7 +141,7 @@ def batch_moments_step(meta: MetaState, precision: Tree, batch: Batch) -> Tree:
   _, written = meta.network.module.apply(
       variables, meta.network.normalize(batch["image"]), train=True, mutable=["batch_moments"],
       rngs={"dropout": _dropout_key(meta)})
-  return written["batch_moments"]
+  return written.get("batch_moments", {})
 
 
 def _task_gradients(meta: MetaState, batch_stats: Tree, precision: Tree, batch: Batch):
@@ -160,7 +162,7 @@ def _forward_training(network, weights, step_sizes, batch_stats, precision, imag
   logits, written = network.module.apply(
       _variables(weights, step_sizes, batch_stats, precision), network.normalize(images), train=True,
       mutable=["batch_stats"], rngs={"dropout": dropout_key})
-  return logits, written["batch_stats"]
+  return logits, written.get("batch_stats", batch_stats)
 
 
 def _predict(network, weights, step_sizes, batch_stats, precision, images):

@@ -12,11 +12,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from metamix_jax.data import digits  # Registers the data set with TFDS.
+from metamix_jax.data import digits, generated  # Registers both with TFDS.
 
 # TensorFlow only reads files here; left alone it would take the accelerators' memory away from JAX.
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
+
+OWN_DATASETS = (digits.Digits.name, generated.Generated.name)
 
 # A split is held decoded in memory up to this size. Far above the small sets (CIFAR at 32 x 32 is 154 MB), far
 # below ImageNet at any size, and two such splits leave an ordinary machine room to train.
@@ -46,8 +48,18 @@ class DatasetInfo:
   channels: int
 
 
+def classes_and_channels(name: str, data_dir: str | None) -> tuple[int, int]:
+  """Number of classes, and channels of an image, of a data set that need not be prepared.
+
+  Raises:
+    ValueError: as `open_dataset`, but for a data set that is not prepared.
+  """
+  features = _builder(name, data_dir).info.features
+  return features["label"].num_classes, features["image"].shape[-1]
+
+
 def open_dataset(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-  """Opens a prepared data set; `digits` is prepared first where it is missing (a second, no network).
+  """Opens a prepared data set; one of this package's own is prepared where it is missing (a second, no network).
 
   Args:
     name: TFDS name, perhaps with configuration and version ("imagenet_resized/32x32").
@@ -59,18 +71,24 @@ def open_dataset(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
   Raises:
     ValueError: the name is unknown, the data set is not one of labelled images, or it is not prepared.
   """
+  handle = _builder(name, data_dir)
+  if not handle.is_prepared():
+    if handle.name in OWN_DATASETS:
+      _prepare_locally(handle)
+    else:
+      raise ValueError(_not_prepared(handle, name, data_dir))
+  return handle
+
+
+def _builder(name, data_dir):
+  """The TFDS builder of a data set of labelled images, prepared or not."""
   base_name = name.partition("/")[0]
   # Without the community's data sets, whose list is on the network.
-  if base_name != digits.Digits.name and base_name not in tfds.list_builders(with_community_datasets=False):
+  if base_name not in OWN_DATASETS and base_name not in tfds.list_builders(with_community_datasets=False):
     raise ValueError(
         f"config.data.name is {name!r}, which is not a data set: use 'digits' or a name from the TFDS catalogue, such"
         " as 'imagenet2012'.")
   handle = tfds.builder(name, data_dir=data_dir)
-  if not handle.is_prepared():
-    if base_name == digits.Digits.name:
-      _prepare_locally(handle)
-    else:
-      raise ValueError(_not_prepared(handle, name, data_dir))
   features = dict(handle.info.features.items()) if isinstance(handle.info.features, tfds.features.FeaturesDict) else {}
   if not (isinstance(features.get("image"), tfds.features.Image)
           and isinstance(features.get("label"), tfds.features.ClassLabel)):

@@ -1,0 +1,142 @@
+"""What a run works on: a checked config, its data set, its network, and the steps mapped over the devices."""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+
+import jax
+import ml_collections
+import numpy as np
+
+from metamix_jax import config as config_rules
+from metamix_jax import parallel, pretrained, selection
+from metamix_jax.batch_norm import check_batch_norm
+from metamix_jax.bops import LayerCost, attainable_range, trace_layers
+from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
+from metamix_jax.layers import QuantizationScheme
+from metamix_jax.models import create_network
+from metamix_jax.optimizers import weight_optimizer
+from metamix_jax.state import Network
+from metamix_jax.steps import AXIS
+
+HostBatches = Iterator[dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What every phase needs and none changes.
+
+  Attributes:
+    config: a validated config.
+    network: the network to train.
+    teacher_network: a teacher of its own, or None.
+    num_classes: of the data set.
+    image_shape: (H, W, C).
+    steps_per_epoch: full training batches in one epoch.
+    train_epoch: epoch number -> its batches, uint8 images and int32 labels.
+    evaluation_batches: the evaluation split, padded and masked.
+    programs: the steps, mapped over devices.
+  """
+
+  config: ml_collections.ConfigDict
+  network: Network
+  teacher_network: Network | None
+  num_classes: int
+  image_shape: tuple[int, int, int]
+  steps_per_epoch: int
+  train_epoch: Callable[[int], HostBatches]
+  evaluation_batches: Callable[[], HostBatches]
+  programs: parallel.Programs
+
+  def split(self, batches: HostBatches) -> Iterator[dict[str, np.ndarray]]:
+    """Batches with a leading device axis."""
+    return (parallel.split_batch(batch, len(self.programs.devices)) for batch in batches)
+
+  def replicate(self, state):
+    """A state placed as the programs return it."""
+    return parallel.replicate(state, self.programs.devices)
+
+  def optimizer(self, learning_rate):
+    """The weight-side optimiser of this config."""
+    return weight_optimizer(
+        learning_rate, conv_l2=self.config.optimizer.conv_l2,
+        max_gradient_norm=self.config.optimizer.max_gradient_norm)
+
+
+def prepare(config: ml_collections.ConfigDict) -> Task:
+  """Checks a config and builds what the phases need; compiles nothing.
+
+  Raises:
+    ValueError: one sentence naming what is wrong with the config.
+  """
+  config_rules.validate(config)
+  devices = jax.local_devices()
+  for name in ("batch_size", "evaluation_batch_size"):
+    config_rules.check_batch_size(name, config[name], len(devices))
+  scheme = _quantization_scheme(config)
+  _check_networks(config, scheme)  # A wrong name is found before TensorFlow is loaded.
+
+  from metamix_jax import data  # pylint: disable=g-import-not-at-top  Loads TensorFlow: seconds.
+  dataset = data.open_dataset(config.data.name, config.data.data_dir)
+  info = data.dataset_info(
+      dataset, train_split=config.data.train_split, evaluation_split=config.data.evaluation_split)
+  config_rules.check_batch_size("batch_size", config.batch_size, len(devices), info.num_train)
+  for name in ("mean", "deviation"):
+    if len(config.data[name]) != info.channels:
+      raise ValueError(f"config.data.{name} is {config.data[name]}; the images have {info.channels} channels.")
+  image_shape = (config.data.image_size, config.data.image_size, info.channels)
+  module = create_network(config.network.name, info.num_classes, scheme, config.network.options.to_dict())
+  layers = trace_layers(module, image_shape)
+  check_batch_norm(module, image_shape, AXIS)
+  config_rules.check_target(config.arch.target_gbops, attainable_range(layers))
+  if config.bits_from is not None:
+    selection.read_selected_bits(config.bits_from, layers)
+  network = Network(
+      module, layers, config.data.mean, config.data.deviation, config.quantization.step_size_floor)
+  teacher = None
+  if config.teacher.name not in (STUDENT, LABELS):
+    module = create_network(config.teacher.name, info.num_classes, scheme, config.teacher.options.to_dict())
+    teacher = dataclasses.replace(network, module=module, layers=())
+
+  def train_epoch(epoch):
+    return data.train_epoch(
+        dataset, split=config.data.train_split, image_size=config.data.image_size, batch_size=config.batch_size,
+        seed=config.seed, epoch=epoch, max_shift=config.data.max_shift)
+
+  def evaluation_batches():
+    return data.evaluation_batches(
+        dataset, split=config.data.evaluation_split, image_size=config.data.image_size,
+        batch_size=config.evaluation_batch_size)
+
+  return Task(
+      config, network, teacher, info.num_classes, image_shape, info.num_train // config.batch_size, train_epoch,
+      evaluation_batches, parallel.make_programs(devices))
+
+
+def trace_network(config: ml_collections.ConfigDict) -> tuple[LayerCost, ...]:
+  """The quantised layers of a config's network; the data set need not be there.
+
+  Raises:
+    ValueError: one sentence naming what is wrong with the config.
+  """
+  config_rules.validate(config)
+  from metamix_jax import data  # pylint: disable=g-import-not-at-top  Loads TensorFlow: seconds.
+  num_classes, channels = data.classes_and_channels(config.data.name, config.data.data_dir)
+  module = create_network(
+      config.network.name, num_classes, _quantization_scheme(config), config.network.options.to_dict())
+  return trace_layers(module, (config.data.image_size, config.data.image_size, channels))
+
+
+def _quantization_scheme(config):
+  section = config.quantization
+  return QuantizationScheme(
+      section.candidate_bits, section.weight_bits, section.fixed_bits, axis_name=AXIS, depthwise=section.depthwise)
+
+
+def _check_networks(config, scheme):
+  """The names, options and weight files of student and teacher, one sentence for what is wrong."""
+  for section, weights in (("network", config.pretraining.weights), ("teacher", config.teacher.weights)):
+    if section == "teacher" and config.teacher.name in (STUDENT, LABELS):
+      continue
+    create_network(config[section].name, 2, scheme, config[section].options.to_dict(), section)
+    if weights is not None and weights != RANDOM_WEIGHTS:
+      pretrained.check_exists(weights, config[section].name)

@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""Prints what every layer of a config's network costs, and what the whole network costs at each bit-width.
+
+  python scripts/bops.py --config=configs/digits.py                        every searched layer at its lowest bits
+  python scripts/bops.py --config=configs/digits.py --bits=8               every searched layer at 8 bits
+  python scripts/bops.py --config=configs/digits.py --bits=selected_bits.json
+
+Needs no data: a data set's number of classes is known before it is prepared. Nothing is compiled.
+"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from metamix_jax import report, selection, task
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
+_BITS = flags.DEFINE_string("bits", None, "A candidate bit-width for all searched layers, or a selected_bits.json.")
+
+
+def main(argv):
+  """Prints the table; a bad input ends in one sentence and status 2."""
+  del argv
+  try:
+    layers = task.trace_network(_CONFIG.value)
+    print(report.format_costs(layers, _activation_bits(layers, _CONFIG.value.quantization.candidate_bits)))
+  except ValueError as error:
+    print(f"bops: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _activation_bits(layers, candidate_bits):
+  """Bits by layer name that --bits asks for."""
+  if _BITS.value is None or _BITS.value.isdecimal():
+    width = int(_BITS.value or candidate_bits[0])
+    if width not in candidate_bits:
+      raise ValueError(f"--bits is {width}; allowed are {candidate_bits} or a selected_bits.json.")
+    index = candidate_bits.index(width)
+    return selection.bits_of(layers, {layer.name: index for layer in layers if layer.searched})
+  return selection.bits_of(layers, selection.read_selected_bits(_BITS.value, layers))
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("config")
+  app.run(main)

@@ -1,0 +1,68 @@
+"""Batch norm: its gradient against autodiff, over devices, and PyTorch's running statistics by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metamix_jax.batch_norm import BatchNorm, normalize_batch
+
+EPSILON = 1e-3
+
+
+def reference(x, scale, bias):
+  axes = tuple(range(x.ndim - 1))
+  mean = jnp.mean(x, axes)
+  variance = jnp.mean((x - mean)**2, axes)
+  return (x - mean) / jnp.sqrt(variance + EPSILON) * scale + bias
+
+
+def operands():
+  rng = np.random.default_rng(0)
+  x = (3 + 2 * rng.normal(size=(8, 3, 2, 5))).astype(np.float32)
+  return x, rng.uniform(0.5, 2, 5).astype(np.float32), rng.normal(size=5).astype(np.float32), rng.normal(
+      size=x.shape).astype(np.float32)
+
+
+def test_value_and_gradients_equal_autodiff():
+  x, scale, bias, dy = operands()
+  y, pull_back = jax.vjp(lambda *args: normalize_batch(*args, EPSILON, None)[0], x, scale, bias)
+  expected, expected_pull_back = jax.vjp(reference, x, scale, bias)
+  np.testing.assert_allclose(y, expected, atol=2e-6)
+  for name, ours, autodiff in zip(("x", "scale", "bias"), pull_back(dy), expected_pull_back(dy), strict=True):
+    np.testing.assert_allclose(ours, autodiff, atol=1e-6, rtol=2e-6, err_msg=name)
+
+
+def test_four_devices_normalise_as_one():
+  x, scale, bias, dy = operands()
+
+  def gradients(x, dy, axis_name):
+    y, pull_back = jax.vjp(lambda *args: normalize_batch(*args, EPSILON, axis_name)[0], x, scale, bias)
+    return y, *pull_back(dy)
+
+  def split(values):
+    return values.reshape(4, 2, *values.shape[1:])
+
+  y, dx, dscale, dbias = jax.pmap(lambda x, dy: gradients(x, dy, "batch"), axis_name="batch")(split(x), split(dy))
+  expected = gradients(x, dy, None)
+  np.testing.assert_allclose(y.reshape(x.shape), expected[0], atol=2e-6)
+  np.testing.assert_allclose(dx.reshape(x.shape), expected[1], atol=1e-6)
+  # Each replica has its own part of the parameters' gradients.
+  np.testing.assert_allclose(dscale.sum(0), expected[2], rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(dbias.sum(0), expected[3], rtol=1e-5, atol=1e-5)
+
+
+def test_running_statistics_and_moments_by_hand():
+  # Channel values 1, 2, 3, 6: mean 3, squared deviations 4 + 1 + 0 + 9 = 14, unbiased variance 14 / 3.
+  x = jnp.array([1.0, 2.0, 3.0, 6.0]).reshape(4, 1, 1, 1)
+  module = BatchNorm(None, momentum=0.9, epsilon=1e-5)
+  variables = {
+      "params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)},
+      "batch_stats": {"mean": jnp.array([10.0]), "var": jnp.array([2.0])},
+  }
+  _, written = module.apply(variables, x, train=True, mutable=["batch_stats", "batch_moments"])
+  np.testing.assert_allclose(written["batch_stats"]["mean"], [0.9 * 10 + 0.1 * 3], rtol=1e-6)
+  np.testing.assert_allclose(written["batch_stats"]["var"], [0.9 * 2 + 0.1 * 14 / 3], rtol=1e-6)
+  np.testing.assert_allclose(written["batch_moments"]["mean"], [3], rtol=1e-6)
+  np.testing.assert_allclose(written["batch_moments"]["var"], [14 / 3], rtol=1e-6)
+  evaluated = module.apply(variables, x, train=False)
+  np.testing.assert_allclose(evaluated, (x - 10) / np.sqrt(2 + 1e-5), rtol=1e-6)

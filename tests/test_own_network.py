@@ -1,0 +1,39 @@
+"""A network of the user's own through all phases, with nothing registered anywhere."""
+
+from flax import linen as nn
+import jax.numpy as jnp
+import pytest
+
+from metamix_jax import experiment
+from metamix_jax.batch_norm import check_batch_norm
+from metamix_jax.layers import QuantizationScheme
+from metamix_jax.steps import AXIS
+from tests.own_network import PlainNetwork
+from tests.test_experiment import data_dir, tiny_config  # pylint: disable=unused-import  The fixture.
+
+
+class OtherBatchNorm(nn.Module):
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    return nn.BatchNorm(use_running_average=not train, name="norm")(images)
+
+
+def test_own_network_goes_through_all_phases(data_dir, tmp_path):
+  config = tiny_config(data_dir)
+  config.network.name = "tests.own_network:PlainNetwork"
+  with config.network.unlocked():
+    config.network.options = {"features": (8, 8, 16)}
+  # MACs on 8 x 8 images: 8*8*8*9, 4*4*8*8*9, 2*2*8*8*9, 1*1*16*8*9, 16*10.
+  config.arch.target_gbops = (8 * 8 * (4608 + 160) + 4 * 4 * (9216 + 2304 + 1152)) / 1e9
+  summary = experiment.run(config, tmp_path)
+  assert set(summary["selected"]) == {"conv_0", "conv_1", "conv_2"}
+  assert summary["uniform_gbops"]["4"] == pytest.approx(config.arch.target_gbops, rel=1e-12)
+  assert summary["selected_gbops"] <= config.arch.target_gbops
+  assert 0 < summary["final_top1"] <= 100
+
+
+def test_batch_norm_of_another_kind_is_named():
+  with pytest.raises(ValueError, match="layer norm of config.network.name keeps running statistics"):
+    check_batch_norm(OtherBatchNorm(), (8, 8, 1), AXIS)
+  check_batch_norm(PlainNetwork(4, QuantizationScheme((3, 4, 8), 4, 8, AXIS)), (8, 8, 1), AXIS)

@@ -1,0 +1,68 @@
+"""Losses by hand; what the summary and its table say about the target."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from metamix_jax import report
+from metamix_jax.bops import LayerCost
+from metamix_jax.losses import cost_penalty, soft_cross_entropy
+
+LAYERS = (
+    LayerCost("first", 10**9, 100, (8,), 8, "conv"),
+    LayerCost("a", 2 * 10**9, 50, (3, 4, 8), 4, "conv"),
+    LayerCost("b", 3 * 10**9, 30, (3, 4, 8), 4, "depthwise"),
+)
+EVALUATED = {
+    "full_precision_top1": 90.0, "meta_state_top1": {"3": {"reestimated": 80.0, "shared": 70.0}}, "selected_top1": 85.0,
+    "stage_a_top1": 88.0, "final_top1": 87.5}
+
+
+def summary_at(target):
+  config = ml_collections.ConfigDict({"seed": 0, "arch": {"target_gbops": target, "target_tolerance": 0.03}})
+  # 64 + 8 * 4 + 12 * 8 = 192 GBOPs; argmax had a at 8 bits.
+  return report.summarize(config, LAYERS, {"a": 1, "b": 2}, {"a": 2, "b": 2}, EVALUATED, {"stage_a": 1.0})
+
+
+def test_soft_cross_entropy_and_its_gradient_by_hand():
+  logits = jnp.array([[0.0, jnp.log(3.0)], [0.0, 0.0]])  # Probabilities 1/4, 3/4 and 1/2, 1/2.
+  target = jnp.array([[0.5, 0.5], [1.0, 0.0]])
+  expected = (0.5 * np.log(4) + 0.5 * np.log(4 / 3) + np.log(2)) / 2
+  loss, gradient = jax.value_and_grad(soft_cross_entropy)(logits, target)
+  assert float(loss) == pytest.approx(expected, rel=1e-6)
+  np.testing.assert_allclose(gradient, np.array([[-0.25, 0.25], [-0.5, 0.5]]) / 2, atol=1e-6)
+
+
+def test_cost_penalty_on_both_sides():
+  assert float(cost_penalty(3.0, 5.0, 4.0)) == 8.0 == float(cost_penalty(7.0, 5.0, 4.0))
+  assert jax.grad(cost_penalty)(3.0, 5.0, 4.0) == -4.0
+  assert jax.grad(cost_penalty)(7.0, 5.0, 4.0) == 4.0
+
+
+@pytest.mark.parametrize("target, met", [(192.0, True), (191.9, False), (197.9, True), (198.0, False)])
+def test_a_miss_of_the_target_is_reported(target, met):
+  summary = summary_at(target)
+  assert summary["selected_gbops"] == pytest.approx(192, rel=1e-12)
+  assert summary["target_met"] is met
+  assert ("TARGET MISSED: the selection is over the target, or more than 3 % below it" in report.format_table(
+      summary)) is not met
+
+
+def test_summary_says_what_was_settled_and_is_strict_json():
+  summary = summary_at(192.0)
+  assert summary["selected"] == {"a": 4, "b": 8}
+  assert summary["settled"] == {"a": [8, 4]}
+  assert summary["argmax_gbops"] == pytest.approx(224, rel=1e-12)
+  assert summary["average_activation_bits"] == (8 * 100 + 4 * 50 + 8 * 30) / 180
+  assert json.loads(json.dumps(summary, allow_nan=False))["final_top1"] == 87.5
+
+
+def test_costs_of_each_layer():
+  lines = report.format_costs(LAYERS, {"first": 8, "a": 4, "b": 8}).splitlines()
+  assert lines[1].split() == ["first", "conv", "1,000,000,000", "8", "8", "33.33%", "not", "searched"]
+  assert lines[3].split() == ["b", "depthwise", "3,000,000,000", "4", "8", "50.00%"]
+  assert "Attainable range             124.000000 to 224.000000 GBOPs" in lines
