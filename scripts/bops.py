@@ -11,6 +11,7 @@ Needs no data: a data set's number of classes is known before it is prepared. No
 import sys
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from metamix_jax import report, selection, task
@@ -22,6 +23,7 @@ _BITS = flags.DEFINE_string("bits", None, "A candidate bit-width for all searche
 def main(argv):
   """Prints the table; a bad input ends in one sentence and status 2."""
   del argv
+  absl_logging.set_verbosity(absl_logging.WARNING)
   try:
     layers = task.trace_network(_CONFIG.value)
     print(report.format_costs(layers, _activation_bits(layers, _CONFIG.value.quantization.candidate_bits)))
