@@ -9,11 +9,14 @@ import pathlib
 import re
 from typing import Any
 
+from flax import linen as nn
 from flax import traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from metamix_jax.layers import QuantizationScheme
+from metamix_jax.models import create_network
 from metamix_jax.state import MetaState
 
 Tree = Any
@@ -121,6 +124,35 @@ def from_torchvision(state_dict: Mapping[str, np.ndarray], network: str, like: T
   return traverse_util.unflatten_dict(converted)
 
 
+def convert_file(path: pathlib.Path, network: str) -> dict:
+  """`from_torchvision` of a file, for as many classes as the file has.
+
+  Args:
+    path: `.safetensors` or `.pth`.
+    network: a key of TORCHVISION_NAMES.
+
+  Raises:
+    ValueError: the network is unknown, the file is missing or damaged, or it does not fit the network.
+  """
+  _check_torchvision_network(network, path)
+  if not path.exists():
+    raise ValueError(f"{path} is not there.")
+  state_dict = read_state_dict(path)
+  classifier = f"{TORCHVISION_NAMES[network]('classifier', frozenset())}.bias"
+  if classifier not in state_dict:
+    raise ValueError(f"{path} has no {classifier!r}, which {network} needs for classifier/bias.")
+  module = create_network(network, len(state_dict[classifier]), QuantizationScheme((8,), 8, 8), {})
+  return from_torchvision(state_dict, network, variable_shapes(module), str(path))
+
+
+def variable_shapes(module: nn.Module) -> Tree:
+  """{"weights", "batch_stats"} of a network of colour images, shapes and dtypes alone."""
+  # The size of the images has no influence on the weights; this one survives every stride.
+  images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+  variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+  return {"weights": variables["params"], "batch_stats": variables["batch_stats"]}
+
+
 def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
   """The arrays of a `.safetensors` or `.pth` file by name.
 
@@ -166,10 +198,7 @@ def load(path: str, network: str, like: Tree) -> dict:
   check_exists(path, network)
   location = pathlib.Path(path).absolute()
   if not location.is_dir():
-    if network not in TORCHVISION_NAMES:
-      raise ValueError(
-          f"{path} is a torchvision file, and {network} is none of its networks; allowed are "
-          f"{', '.join(TORCHVISION_NAMES)}, or a folder that was saved with metamix_jax.pretrained.save.")
+    _check_torchvision_network(network, path)
     return from_torchvision(read_state_dict(location), network, like, path)
   shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float32), like)
   try:
@@ -190,6 +219,13 @@ def save(path: str, tree: Tree) -> None:
     raise ValueError(f"{path} exists already; choose another folder.")
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(location, tree)
+
+
+def _check_torchvision_network(network, path):
+  if network not in TORCHVISION_NAMES:
+    raise ValueError(
+        f"{path} is a torchvision file, and {network} is none of its networks; allowed are "
+        f"{', '.join(TORCHVISION_NAMES)}, or a folder that was saved with metamix_jax.pretrained.save.")
 
 
 def _num_blocks(modules):

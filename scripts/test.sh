@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing and runs the tests, the slow ones left out. Arguments go to pytest and win:
+# Installs what is missing and runs the tests but the slow ones and those that need PyTorch. Arguments go to pytest and win:
 # scripts/test.sh -m slow, scripts/test.sh tests/test_data.py -k epoch.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -7,4 +7,4 @@ scripts/install.sh
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
 export TF_USE_LEGACY_KERAS="${TF_USE_LEGACY_KERAS:-1}"  # TensorFlow then starts without Keras 3: 5 s of 19 saved.
 # By file: a file's module fixtures, and its import of TensorFlow (seconds), are then paid for once.
-exec .venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow" "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not torch" "$@"

@@ -2,8 +2,6 @@
 
 import functools
 import json
-import pathlib
-import zlib
 
 from flax import linen as nn
 from flax import traverse_util
@@ -15,51 +13,27 @@ import pytest
 from metamix_jax.bops import gbops, trace_layers, uniform_bits
 from metamix_jax.layers import QuantizationScheme, QuantLayer
 from metamix_jax.models import create_network
-from metamix_jax.pretrained import from_torchvision
+from metamix_jax.pretrained import from_torchvision, variable_shapes
+from tests.golden_weights import DATA, SHAPES, golden_state_dict
 
-DATA = pathlib.Path(__file__).parent / "data"
 MACS = json.loads((DATA / "macs_224.json").read_text())
-SHAPES = json.loads((DATA / "torchvision_logits.shapes.json").read_text())
 WIDTHS = (2, 3, 4, 5, 6, 8)
 SCHEME = QuantizationScheme(WIDTHS, 4, 8)
 NUM_SEARCHED = {
     "mobilenet_v2": 51, "mobilenet_v3_large": 62, "mobilenet_v3_small": 52, "resnet18": 19, "resnet101": 103}
 
 
-def golden_state_dict(network, seed):
-  """The weights behind the golden logits: made from names and shapes alone."""
-  state = {}
-  for name, shape in SHAPES[network].items():
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    if name.endswith("num_batches_tracked"):
-      values = np.zeros(shape)
-    elif name.endswith("running_mean"):
-      values = rng.normal(0, 0.1, shape)
-    elif name.endswith("running_var"):
-      values = rng.uniform(0.5, 1.5, shape)
-    elif name.endswith("bias"):
-      values = rng.normal(0, 0.1, shape)
-    elif len(shape) == 1:
-      values = rng.uniform(0.7, 1.1, shape)
-    else:
-      values = rng.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
-    state[name] = values.astype(np.float32)
-  return state
-
-
 @functools.cache
-def variable_shapes(network):
+def network_and_shapes(network):
   module = create_network(network, 1000, SCHEME, {})
-  images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-  variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
-  return module, {"weights": variables["params"], "batch_stats": variables["batch_stats"]}
+  return module, variable_shapes(module)
 
 
 @pytest.mark.parametrize("network", sorted(SHAPES))
 def test_logits_equal_torchvision(network):
   golden = np.load(DATA / "torchvision_logits.npz")
   seed = int(golden["seed"])
-  module, like = variable_shapes(network)
+  module, like = network_and_shapes(network)
   tree = from_torchvision(golden_state_dict(network, seed), network, like, "golden")
   images = np.random.default_rng([seed, 7]).normal(0, 1, (2, 3, 224, 224)).astype(np.float32).transpose(0, 2, 3, 1)
   variables = {"params": tree["weights"], "batch_stats": tree["batch_stats"]}
@@ -91,7 +65,7 @@ def test_penultimate_weight_bits_are_counted():
 
 def input_ranges_and_minima(network):
   """Each layer's declared input range, and the smallest value it reads on random images with the golden weights."""
-  module, like = variable_shapes(network)
+  module, like = network_and_shapes(network)
   tree = from_torchvision(golden_state_dict(network, 0), network, like, "golden")
   ranges = {}
 
@@ -130,6 +104,6 @@ def test_each_input_range_is_what_the_layer_reads(network):
 
 def test_shapes_of_state_dicts_and_ours_hold_as_many_numbers():
   for network, shapes in SHAPES.items():
-    ours = sum(np.prod(leaf.shape, dtype=int) for leaf in traverse_util.flatten_dict(variable_shapes(network)[1]).values())
+    ours = sum(np.prod(leaf.shape, dtype=int) for leaf in traverse_util.flatten_dict(network_and_shapes(network)[1]).values())
     theirs = sum(np.prod(shape, dtype=int) for name, shape in shapes.items() if "num_batches" not in name)
     assert ours == theirs, network

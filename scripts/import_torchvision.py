@@ -1,0 +1,43 @@
+#!/usr/bin/env python
+"""Converts a torchvision checkpoint to a folder that config.pretraining.weights and config.teacher.weights accept.
+
+  python scripts/import_torchvision.py mobilenet_v2 mobilenet_v2-b0353104.pth weights/mobilenet_v2
+  python scripts/import_torchvision.py resnet101 resnet101.safetensors weights/resnet101
+
+A `.pth` needs torch (pip install 'metamix_jax[torch]'), a `.safetensors` does not. The number of classes is read from
+the file. Every array of the file is used exactly once; a missing, extra or mis-shaped one is named and nothing is
+written.
+"""
+
+import pathlib
+import sys
+
+from absl import app
+from absl import logging as absl_logging
+import jax
+
+from metamix_jax import pretrained
+
+
+def main(argv):
+  """Converts; a bad input ends in one sentence and status 2."""
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  if len(argv) != 4:
+    _stop(f"the arguments are MODEL IN OUT, MODEL one of {', '.join(pretrained.TORCHVISION_NAMES)}.")
+  network, source, target = argv[1:]
+  try:
+    tree = pretrained.convert_file(pathlib.Path(source), network)
+    pretrained.save(target, tree)
+  except ValueError as error:
+    _stop(error)
+  leaves = jax.tree.leaves(tree)
+  print(f"{target}: {network}, {len(leaves)} arrays, {sum(leaf.size for leaf in leaves):,} numbers.")
+
+
+def _stop(error):
+  print(f"import_torchvision: {error}", file=sys.stderr)
+  sys.exit(2)
+
+
+if __name__ == "__main__":
+  app.run(main)
