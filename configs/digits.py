@@ -28,7 +28,15 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.image_size = 16
   config.data.mean = (0.305,)  # Of the training split, scale 0..1.
   config.data.deviation = (0.376,)
+  config.data.augmentation = "shift"  # Of the whole image; for photographs: "random_resized_crop".
   config.data.max_shift = 1  # Random translation in pixels, training only.
+  config.data.crop_area = (0.08, 1.0)  # Only for random_resized_crop, as the next.
+  config.data.crop_aspect = (3 / 4, 4 / 3)
+  config.data.flip_probability = 0.0  # A mirrored digit is no digit.
+  config.data.evaluation_short_side = ml_collections.config_dict.placeholder(int)  # The whole image, no crop.
+  config.data.shuffle_buffer = 10_000  # Encoded images; only where a split does not fit into memory.
+  config.data.num_threads = 0  # One for each core.
+  config.data.corrupt_records = "stop"  # Or "skip": they are left out, counted and named in the log.
 
   config.network = ml_collections.ConfigDict()
   config.network.name = "mobilenet_v2"

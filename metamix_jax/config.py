@@ -33,6 +33,13 @@ def _is_channels(value) -> bool:
   return isinstance(value, tuple) and all(_is_number(v) for v in value)
 
 
+def _is_range(value) -> bool:
+  return isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)) and 0 < value[0] <= value[1]
+
+
+# What config.data.augmentation may say.
+SHIFT, RANDOM_RESIZED_CROP = AUGMENTATIONS = ("shift", "random_resized_crop")
+
 POSITIVE_INT = Rule(lambda v: _is_int(v) and v > 0, "an integer above 0")
 COUNT = Rule(lambda v: _is_int(v) and v >= 0, "an integer, 0 or more")
 POSITIVE = Rule(lambda v: _is_number(v) and v > 0, "a number above 0")
@@ -58,7 +65,15 @@ RULES = {
     "data.image_size": POSITIVE_INT,
     "data.mean": CHANNELS,
     "data.deviation": CHANNELS,
+    "data.augmentation": Rule(lambda v: v in AUGMENTATIONS, f"{' or '.join(AUGMENTATIONS)}"),
     "data.max_shift": COUNT,
+    "data.crop_area": Rule(lambda v: _is_range(v) and v[1] <= 1, "two numbers, 0 < lowest <= highest <= 1"),
+    "data.crop_aspect": Rule(_is_range, "two numbers, 0 < lowest <= highest"),
+    "data.flip_probability": Rule(lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1"),
+    "data.evaluation_short_side": Rule(lambda v: v is None or (_is_int(v) and v > 0), "an integer above 0, or None"),
+    "data.shuffle_buffer": POSITIVE_INT,
+    "data.num_threads": COUNT,
+    "data.corrupt_records": Rule(lambda v: v in ("stop", "skip"), "stop or skip"),
     "network.name": NAME,
     "quantization.candidate_bits": BIT_WIDTHS,
     "quantization.weight_bits": BITS,
@@ -132,6 +147,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
         f"config.bit_selection.meta_only_epochs is {config.bit_selection.meta_only_epochs}; it must be below "
         f"config.bit_selection.epochs, {config.bit_selection.epochs}, or no bits are searched.")
+  short_side = config.data.evaluation_short_side
+  if short_side is not None and short_side < config.data.image_size:
+    raise ValueError(
+        f"config.data.evaluation_short_side is {short_side}; it must be at least config.data.image_size, "
+        f"{config.data.image_size}, or None.")
+  if config.data.augmentation == SHIFT and config.data.max_shift >= config.data.image_size:
+    raise ValueError(
+        f"config.data.max_shift is {config.data.max_shift}; it must be below config.data.image_size, "
+        f"{config.data.image_size}.")
   if config.teacher.name not in (STUDENT, LABELS) and config.teacher.weights is None:
     raise ValueError(
         f"config.teacher.weights is None; a teacher of its own, {config.teacher.name}, needs a file of weights (or "

@@ -119,7 +119,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     evaluated |= results
 
   summary = report.summarize(
-      config, task.network.layers, candidates, selected["most_probable"], evaluated, seconds)
+      config, task.network.layers, candidates, selected["most_probable"], evaluated, seconds,
+      len(task.skipped_records.names) if task.skipped_records else 0)
   report.write_summary(workdir / "report" / "summary.json", summary)
   return summary
 

@@ -4,7 +4,8 @@ States are never stacked: they go in and come out unmapped (in_axes=None, out_ax
 arrays between steps. Only batches carry a leading device axis.
 """
 
-from collections.abc import Callable, Sequence
+import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -67,11 +68,33 @@ def split_batch(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, np.
   return {name: split(values) for name, values in batch.items()}
 
 
+def place_batches(
+    batches: Iterable[dict[str, np.ndarray]], devices: Sequence[jax.Device], ahead: int = 2
+) -> Iterator[dict[str, Array]]:
+  """Batches split over the devices and on their way to them while the `ahead` batches before are computed.
+
+  Args:
+    batches: of this process, arrays [N, ...].
+    devices: of this process.
+    ahead: batches in flight.
+  """
+  sharding = jax.sharding.NamedSharding(_mesh(devices), jax.sharding.PartitionSpec(steps.AXIS))
+  waiting = collections.deque()
+  for batch in batches:
+    waiting.append(jax.device_put(split_batch(batch, len(devices)), sharding))
+    if len(waiting) > ahead:
+      yield waiting.popleft()
+  yield from waiting
+
+
 def replicate(state, devices: Sequence[jax.Device]):
   """The state as arrays replicated over the devices, just as the programs return it.
 
   A program compiles once more for every other placement of its arguments: a state that starts as NumPy arrays or
   on a single device would have it compiled in the first step and again in the second.
   """
-  mesh = jax.sharding.Mesh(np.array(devices), (steps.AXIS,))
-  return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+  return jax.device_put(state, jax.sharding.NamedSharding(_mesh(devices), jax.sharding.PartitionSpec()))
+
+
+def _mesh(devices):
+  return jax.sharding.Mesh(np.array(devices), (steps.AXIS,))

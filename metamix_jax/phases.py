@@ -36,7 +36,7 @@ def pretrain(task: Task, meta: MetaState) -> MetaState:
 
 def start_step_sizes(task: Task, meta: MetaState) -> MetaState:
   """Starts the activation step sizes (M4) from one full-precision pass over the first batch."""
-  batch = next(task.split(task.train_epoch(0)))
+  batch = next(task.place(task.train_epoch(0)))
   return meta.with_activation_step_sizes(task.programs.calibration_step(meta, batch))
 
 
@@ -49,7 +49,7 @@ def select_bits(task: Task, meta: MetaState, arch: ArchState, teacher: Teacher |
   meta, arch = task.replicate((meta.with_optimizer(task.optimizer(config.learning_rate)), arch))
   progress = _progress(task, "bit_selection")
   for epoch in range(config.epochs):
-    for batch in task.split(task.train_epoch(_first_epoch(task, "bit_selection") + epoch)):
+    for batch in task.place(task.train_epoch(_first_epoch(task, "bit_selection") + epoch)):
       batch = _with_targets(task, progress, teacher, batch)
       meta, metrics = task.programs.bit_meta_step(meta, batch)
       if epoch >= config.meta_only_epochs:
@@ -79,7 +79,7 @@ def evaluate(task: Task, meta: MetaState, precision: Any) -> float:
   """Top-1 in percent on the whole evaluation split, exactly: padding is masked."""
   meta = meta.without_optimizer()
   totals = [
-      task.programs.evaluation_step(meta, precision, batch) for batch in task.split(task.evaluation_batches())]
+      task.programs.evaluation_step(meta, precision, batch) for batch in task.place(task.evaluation_batches())]
   correct, images = (sum(float(total[name]) for total in totals) for name in ("correct", "images"))
   return 100 * correct / images
 
@@ -87,7 +87,7 @@ def evaluate(task: Task, meta: MetaState, precision: Any) -> float:
 def reestimate_batch_statistics(task: Task, meta: MetaState, precision: Any) -> MetaState:
   """A copy whose running statistics are the average moments of a few training batches at a precision [A]."""
   num_batches = min(task.config.reestimation_batches, task.steps_per_epoch)
-  batches = task.split(task.train_epoch(0))
+  batches = task.place(task.train_epoch(0))
   moments = [
       task.programs.batch_moments_step(meta.without_optimizer(), precision, batch) for batch, _ in zip(batches, range(num_batches))]
   return meta.replace(batch_stats=jax.tree.map(lambda *values: sum(values) / len(values), *moments))
@@ -116,7 +116,7 @@ def _train_at_precision(task, phase, meta, precision, teacher):
   progress = _progress(task, phase)
   meta = task.replicate(meta)
   for epoch in range(task.config[phase].epochs):
-    for batch in task.split(task.train_epoch(_first_epoch(task, phase) + epoch)):
+    for batch in task.place(task.train_epoch(_first_epoch(task, phase) + epoch)):
       batch = _with_targets(task, progress, teacher, batch)
       meta, metrics = task.programs.weight_step(meta, precision, batch)
       progress.after_step(metrics)

@@ -18,8 +18,12 @@ PACKAGES = ("metamix_jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorfl
 def summarize(
     config: ml_collections.ConfigDict, layers: Sequence[LayerCost], candidates: Mapping[str, int],
     most_probable: Mapping[str, int], evaluated: Mapping, seconds: Mapping[str, float],
+    skipped_records: int,
 ) -> dict:
-  """The summary of a run: top-1 in percent, costs in GBOPs of one image, bits by layer name, seconds by phase."""
+  """The summary of a run: top-1 in percent, costs in GBOPs of one image, bits by layer name, seconds by phase.
+
+  `skipped_records` counts the images that this process met and could not decode.
+  """
   bits = bits_of(layers, candidates)
   argmax_bits = bits_of(layers, most_probable)
   widths = next(layer.candidate_bits for layer in layers if layer.searched)
@@ -38,6 +42,7 @@ def summarize(
       "selected_top1": evaluated["selected_top1"],
       "stage_a_top1": evaluated["stage_a_top1"],
       "final_top1": evaluated["final_top1"],
+      "skipped_records": skipped_records,
       "seconds": dict(seconds),
       "seed": config.seed,
       "config": config_rules.flatten(config),
@@ -80,6 +85,8 @@ def format_table(summary: Mapping) -> str:
   lines.append(f"  selected bits, before weight training {summary['selected_top1']:>7.2f}")
   lines.append(f"  after stage A (activations quantised) {summary['stage_a_top1']:>7.2f}")
   lines.append(f"  final (weights quantised too)         {summary['final_top1']:>7.2f}")
+  if summary["skipped_records"]:
+    lines += ["", f"{summary['skipped_records']} records could not be decoded and were left out; the log names them"]
   times = ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items())
   lines += ["", f"Seconds: {times}; {sum(summary['seconds'].values()):.0f} in all"]
   return "\n".join(lines)

@@ -32,8 +32,9 @@ class Task:
     num_classes: of the data set.
     image_shape: (H, W, C).
     steps_per_epoch: full training batches in one epoch.
-    train_epoch: epoch number -> its batches, uint8 images and int32 labels.
+    train_epoch: (epoch number, first batch) -> its batches, uint8 images and int32 labels, of this process.
     evaluation_batches: the evaluation split, padded and masked.
+    skipped_records: records that could not be decoded; None where such a record is an error.
     programs: the steps, mapped over devices.
   """
 
@@ -43,13 +44,14 @@ class Task:
   num_classes: int
   image_shape: tuple[int, int, int]
   steps_per_epoch: int
-  train_epoch: Callable[[int], HostBatches]
+  train_epoch: Callable[..., HostBatches]
   evaluation_batches: Callable[[], HostBatches]
+  skipped_records: "data.SkippedRecords | None"
   programs: parallel.Programs
 
-  def split(self, batches: HostBatches) -> Iterator[dict[str, np.ndarray]]:
-    """Batches with a leading device axis."""
-    return (parallel.split_batch(batch, len(self.programs.devices)) for batch in batches)
+  def place(self, batches: HostBatches) -> Iterator[dict[str, jax.Array]]:
+    """Batches on the devices of this process, with a leading device axis, two ahead of their use."""
+    return parallel.place_batches(batches, self.programs.devices)
 
   def replicate(self, state):
     """A state placed as the programs return it."""
@@ -69,9 +71,8 @@ def prepare(config: ml_collections.ConfigDict) -> Task:
     ValueError: one sentence naming what is wrong with the config.
   """
   config_rules.validate(config)
-  devices = jax.local_devices()
   for name in ("batch_size", "evaluation_batch_size"):
-    config_rules.check_batch_size(name, config[name], len(devices))
+    config_rules.check_batch_size(name, config[name], jax.device_count())
   scheme = _quantization_scheme(config)
   _check_networks(config, scheme)  # A wrong name is found before TensorFlow is loaded.
 
@@ -79,7 +80,7 @@ def prepare(config: ml_collections.ConfigDict) -> Task:
   dataset = data.open_dataset(config.data.name, config.data.data_dir)
   info = data.dataset_info(
       dataset, train_split=config.data.train_split, evaluation_split=config.data.evaluation_split)
-  config_rules.check_batch_size("batch_size", config.batch_size, len(devices), info.num_train)
+  config_rules.check_batch_size("batch_size", config.batch_size, jax.device_count(), info.num_train)
   for name in ("mean", "deviation"):
     if len(config.data[name]) != info.channels:
       raise ValueError(f"config.data.{name} is {config.data[name]}; the images have {info.channels} channels.")
@@ -97,19 +98,27 @@ def prepare(config: ml_collections.ConfigDict) -> Task:
     module = create_network(config.teacher.name, info.num_classes, scheme, config.teacher.options.to_dict())
     teacher = dataclasses.replace(network, module=module, layers=())
 
-  def train_epoch(epoch):
+  skipped = data.SkippedRecords() if config.data.corrupt_records == "skip" else None
+  augmentation = _augmentation(config.data)
+
+  def reading(batch_size):
+    return data.Reading(
+        batch_size // jax.process_count(), config.data.image_size, jax.process_index(), jax.process_count(),
+        config.data.num_threads, skipped)
+
+  def train_epoch(epoch, first_batch=0):
     return data.train_epoch(
-        dataset, split=config.data.train_split, image_size=config.data.image_size, batch_size=config.batch_size,
-        seed=config.seed, epoch=epoch, max_shift=config.data.max_shift)
+        dataset, config.data.train_split, reading(config.batch_size), augmentation, seed=config.seed, epoch=epoch,
+        shuffle_buffer=config.data.shuffle_buffer, first_batch=first_batch)
 
   def evaluation_batches():
     return data.evaluation_batches(
-        dataset, split=config.data.evaluation_split, image_size=config.data.image_size,
-        batch_size=config.evaluation_batch_size)
+        dataset, config.data.evaluation_split, reading(config.evaluation_batch_size),
+        short_side=config.data.evaluation_short_side)
 
   return Task(
       config, network, teacher, info.num_classes, image_shape, info.num_train // config.batch_size, train_epoch,
-      evaluation_batches, parallel.make_programs(devices))
+      evaluation_batches, skipped, parallel.make_programs())
 
 
 def trace_network(config: ml_collections.ConfigDict) -> tuple[LayerCost, ...]:
@@ -124,6 +133,14 @@ def trace_network(config: ml_collections.ConfigDict) -> tuple[LayerCost, ...]:
   module = create_network(
       config.network.name, num_classes, _quantization_scheme(config), config.network.options.to_dict())
   return trace_layers(module, (config.data.image_size, config.data.image_size, channels))
+
+
+def _augmentation(section):
+  """What a config's data section says of training images."""
+  from metamix_jax import data  # pylint: disable=g-import-not-at-top  Loads TensorFlow: seconds.
+  if section.augmentation == config_rules.RANDOM_RESIZED_CROP:
+    return data.RandomResizedCrop(section.crop_area, section.crop_aspect, section.flip_probability)
+  return data.Shift(section.max_shift, section.flip_probability)
 
 
 def _quantization_scheme(config):

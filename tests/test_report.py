@@ -25,7 +25,7 @@ EVALUATED = {
 def summary_at(target):
   config = ml_collections.ConfigDict({"seed": 0, "arch": {"target_gbops": target, "target_tolerance": 0.03}})
   # 64 + 8 * 4 + 12 * 8 = 192 GBOPs; argmax had a at 8 bits.
-  return report.summarize(config, LAYERS, {"a": 1, "b": 2}, {"a": 2, "b": 2}, EVALUATED, {"stage_a": 1.0})
+  return report.summarize(config, LAYERS, {"a": 1, "b": 2}, {"a": 2, "b": 2}, EVALUATED, {"stage_a": 1.0}, 0)
 
 
 def test_soft_cross_entropy_and_its_gradient_by_hand():

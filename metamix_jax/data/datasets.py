@@ -1,0 +1,196 @@
+"""TFDS data sets of labelled images: opened by name, described, and read as encoded records."""
+
+import dataclasses
+import pathlib
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from metamix_jax.data import digits, generated  # Registers both with TFDS.
+
+# TensorFlow only reads files here; left alone it would take the accelerators' memory away from JAX.
+tf.config.set_visible_devices([], "GPU")
+tf.config.set_visible_devices([], "TPU")
+
+OWN_DATASETS = (digits.Digits.name, generated.Generated.name)
+# The name of a user's own images: config.data.data_dir holds SPLIT/CLASS/IMAGE.
+FOLDER = "folder"
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+  """What a model and a schedule must know of a data set.
+
+  Attributes:
+    num_classes: number of labels.
+    num_train: number of images of the training split, over all processes.
+    num_evaluation: number of images of the evaluation split, over all processes.
+    channels: channels of an image, 1 or 3.
+  """
+  num_classes: int
+  num_train: int
+  num_evaluation: int
+  channels: int
+
+
+def classes_and_channels(name: str, data_dir: str | None) -> tuple[int, int]:
+  """Number of classes, and channels of an image, of a data set that need not be prepared.
+
+  Raises:
+    ValueError: as `open_dataset`, but for a data set that is not prepared.
+  """
+  handle = _builder(name, data_dir)
+  return handle.info.features["label"].num_classes, image_channels(handle)
+
+
+def open_dataset(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+  """Opens a prepared data set; one of this package's own is prepared where it is missing (a second, no network).
+
+  Args:
+    name: TFDS name, perhaps with configuration and version ("imagenet_resized/32x32"), or "folder".
+    data_dir: folder that holds the prepared data sets, None for TFDS's own; with "folder", the folder of
+      SPLIT/CLASS/IMAGE (.jpg, .jpeg, .png).
+
+  Returns:
+    The TFDS builder, the handle that the other functions here take.
+
+  Raises:
+    ValueError: the name is unknown, the data set is not one of labelled images, or it is not prepared.
+  """
+  handle = _builder(name, data_dir)
+  if name != FOLDER and not handle.is_prepared():
+    if handle.name in OWN_DATASETS:
+      _prepare_locally(handle)
+    else:
+      raise ValueError(_not_prepared(handle, name, data_dir))
+  return handle
+
+
+def _builder(name, data_dir):
+  """The TFDS builder of a data set of labelled images, prepared or not."""
+  if name == FOLDER:
+    return _image_folder(data_dir)
+  base_name = name.partition("/")[0]
+  # Without the community's data sets, whose list is on the network.
+  if base_name not in OWN_DATASETS and base_name not in tfds.list_builders(with_community_datasets=False):
+    raise ValueError(
+        f"config.data.name is {name!r}, which is not a data set: use 'digits', a name from the TFDS catalogue, such as"
+        " 'imagenet2012', or 'folder' for images of your own.")
+  handle = tfds.builder(name, data_dir=data_dir)
+  features = dict(handle.info.features.items()) if isinstance(handle.info.features, tfds.features.FeaturesDict) else {}
+  if not (isinstance(features.get("image"), tfds.features.Image)
+          and isinstance(features.get("label"), tfds.features.ClassLabel)):
+    raise ValueError(
+        f"config.data.name is {name!r}, which has no 'image' with one 'label': use a data set for image"
+        " classification, such as 'digits' or 'imagenet2012'.")
+  return handle
+
+
+def _image_folder(data_dir):
+  """The builder of a user's own folder; ValueError if there are no images in it."""
+  if data_dir is None or not pathlib.Path(data_dir).is_dir():
+    raise ValueError(
+        f"config.data.data_dir is {data_dir!r}, which is no folder: with config.data.name 'folder' it must hold"
+        " SPLIT/CLASS/IMAGE, such as train/cat/1.jpg.")
+  handle = tfds.ImageFolder(data_dir)
+  if not any(split.num_examples for split in handle.info.splits.values()):
+    raise ValueError(
+        f"config.data.data_dir is {data_dir!r}, where no image is found: it must hold SPLIT/CLASS/IMAGE, such as"
+        " train/cat/1.jpg.")
+  return handle
+
+
+def dataset_info(handle: tfds.core.DatasetBuilder, *, train_split: str, evaluation_split: str) -> DatasetInfo:
+  """Sizes of the two splits, number of classes and of channels.
+
+  Raises:
+    ValueError: the data set has no such split.
+  """
+  features = handle.info.features
+  return DatasetInfo(
+      num_classes=features["label"].num_classes,
+      num_train=num_examples(handle, train_split),
+      num_evaluation=num_examples(handle, evaluation_split),
+      channels=image_channels(handle),
+  )
+
+
+def _prepare_locally(handle: tfds.core.DatasetBuilder) -> None:
+  """Prepares a data set that needs no download. TFDS writes a folder of its own and renames it when complete."""
+  try:
+    handle.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+  except OSError:
+    # Another process that prepared the same data set was first with the renaming: then its files will do.
+    if not handle.is_prepared():
+      raise
+
+
+def _not_prepared(handle: tfds.core.DatasetBuilder, name: str, data_dir: str | None) -> str:
+  """The sentence that says where `name` is missing and what prepares it."""
+  command, afterword = f"tfds build {name}", ""
+  if data_dir is not None:
+    command += f" --data_dir={data_dir}"
+  if handle.MANUAL_DOWNLOAD_INSTRUCTIONS:
+    command += " --manual_dir=FOLDER"
+    afterword = ", FOLDER being where you put the archives that have to be downloaded by hand"
+  return (
+      f"config.data.name is {name!r}, which is not prepared: there is nothing in {handle.data_path} (set"
+      f" config.data.data_dir if it is elsewhere); prepare it with `{command}`{afterword}.")
+
+
+def num_examples(handle: tfds.core.DatasetBuilder, split: str) -> int:
+  """Number of images of a split or of a part of one.
+
+  Raises:
+    ValueError: the data set has no such split.
+  """
+  parts = " or a part such as 'train[:90%]'"
+  if isinstance(handle, tfds.ImageFolder):
+    parts = ""  # TFDS reads a folder's splits whole.
+  try:
+    if not parts and split not in handle.info.splits:
+      raise KeyError(split)
+    return handle.info.splits[split].num_examples
+  except (KeyError, ValueError) as error:
+    raise ValueError(
+        f"Data set {handle.name!r} has no split {split!r}: use one of {sorted(handle.info.splits)}{parts}.") from error
+
+
+def image_channels(handle: tfds.core.DatasetBuilder) -> int:
+  """Channels of an image, 1 or 3."""
+  return handle.info.features["image"].shape[-1]
+
+
+def records(
+    handle: tfds.core.DatasetBuilder, split: str, *, process_index: int = 0, process_count: int = 1,
+    shuffle_seed: int | None = None, num_threads: int = 0,
+) -> tf.data.Dataset:
+  """This process's part of a split, the images still encoded. The parts cover the split and share no image.
+
+  Args:
+    handle: from `open_dataset`.
+    split: TFDS split.
+    process_index: number of this process.
+    process_count: number of processes.
+    shuffle_seed: the order of the files is shuffled with it; None: as they are.
+    num_threads: for reading and all that is mapped over the result; 0: one for each core.
+
+  Returns:
+    Data set of {"image": bytes, "label": int64, "name": string that finds the record again}, the same order always.
+  """
+  options = tf.data.Options()
+  options.deterministic = True
+  options.threading.private_threadpool_size = num_threads
+  options.threading.max_intra_op_parallelism = 1  # Images are decoded side by side: threads within one only get in the way.
+  decoders = {"image": tfds.decode.SkipDecoding()}
+  if isinstance(handle, tfds.ImageFolder):
+    # Its order is shuffled once and for all. TFDS reads no part of its splits, so each process reads every file.
+    dataset = handle.as_dataset(split=split, decoders=decoders).shard(process_count, process_index)
+    name = "image/filename"
+  else:
+    dataset = handle.as_dataset(
+        split=tfds.even_splits(split, n=process_count)[process_index], shuffle_files=shuffle_seed is not None,
+        decoders=decoders, read_config=tfds.ReadConfig(shuffle_seed=shuffle_seed, try_autocache=False, add_tfds_id=True))
+    name = "tfds_id"
+  dataset = dataset.map(lambda record: {"image": record["image"], "label": record["label"], "name": record[name]})
+  return dataset.with_options(options)
