@@ -28,19 +28,25 @@ def random_resized_crop(
   """
   def convert(encoded, seed):
     draws = tf.random.stateless_uniform([CROP_ATTEMPTS * 2 + 3], seed)
-    is_jpeg = tf.io.is_jpeg(encoded)
-    # Only a JPEG can be decoded in part, and its size read beforehand.
-    decoded = tf.cond(
-        is_jpeg, lambda: tf.zeros([1, 1, channels], tf.uint8), lambda: _decode(encoded, channels))
-    shape = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded)[:2], lambda: tf.shape(decoded)[:2])
-    window = crop_window(shape[0], shape[1], area, aspect, draws[:-1])
-    image = tf.cond(
-        is_jpeg,
-        lambda: tf.image.decode_and_crop_jpeg(encoded, window, channels=channels, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.slice(decoded, tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [channels]], 0)))
+
+    def window_in(shape):
+      return crop_window(shape[0], shape[1], area, aspect, draws[:-1])
+
+    def of_jpeg():  # Only a JPEG can be decoded in part.
+      window = window_in(tf.io.extract_jpeg_shape(encoded))
+      return tf.image.decode_and_crop_jpeg(encoded, window, channels=channels, dct_method="INTEGER_ACCURATE")
+
+    def of_another():
+      image = _decode(encoded, channels)
+      window = window_in(tf.shape(image))
+      return tf.slice(image, tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [channels]], 0))
+
+    image = tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_another)
     image = tf.image.resize(image, (size, size), method="bilinear")
+    # Rounded, and only then mirrored: a quarter of the bytes to move.
+    image = tf.cast(image + 0.5, tf.uint8)
     image = tf.cond(draws[-1] < flip_probability, lambda: tf.reverse(image, [1]), lambda: image)
-    return _to_uint8(image, size, channels)
+    return tf.ensure_shape(image, (size, size, channels))
 
   return convert
 

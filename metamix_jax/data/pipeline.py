@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from metamix_jax.data import images as image_functions
 from metamix_jax.data.datasets import image_channels, num_examples, records
 from metamix_jax.data.shift import mirror_images, shift_images
-from metamix_jax.data.streaming import SkippedRecords, decoded_batches, fill_gaps
+from metamix_jax.data.streaming import Reading, decoded_batches, fill_gaps
 
 # A split is held decoded in memory up to this size. Far above the small sets (CIFAR at 32 x 32 is 154 MB), far
 # below ImageNet at any size, and two such splits leave an ordinary machine room to train.
@@ -52,26 +52,6 @@ class RandomResizedCrop:
   area: tuple[float, float]
   aspect: tuple[float, float]
   flip_probability: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-  """How and by whom a split is read; the batches do not depend on num_threads.
-
-  Attributes:
-    batch_size: images in a batch of this process.
-    image_size: height and width of the images that come out, pixels.
-    process_index: number of this process.
-    process_count: number of processes.
-    num_threads: for reading and decoding; 0: one for each core.
-    skipped: takes the records that cannot be decoded; None: the first one is an error.
-  """
-  batch_size: int
-  image_size: int
-  process_index: int = 0
-  process_count: int = 1
-  num_threads: int = 0
-  skipped: SkippedRecords | None = None
 
 
 def train_epoch(
@@ -158,21 +138,14 @@ def evaluation_batches(
         for start in range(0, num_batches * reading.batch_size, reading.batch_size))
   else:
     batches = decoded_batches(
-        lambda: _with_positions(_records(handle, split, reading), reading), _still(handle, reading, short_side), seed=0,
-        batch_size=reading.batch_size, first_batch=0, skipped=reading.skipped)
+        lambda named: _records(handle, split, reading, named), _still(handle, reading, short_side), reading, seed=0)
   return _padded(batches, num_batches, reading, image_channels(handle))
 
 
-def _records(handle, split, reading, shuffle_seed=None):
+def _records(handle, split, reading, named, shuffle_seed=None):
   return records(
       handle, split, process_index=reading.process_index, process_count=reading.process_count,
-      shuffle_seed=shuffle_seed, num_threads=reading.num_threads)
-
-
-def _with_positions(dataset, reading):
-  """Adds each record's place in the order of all processes."""
-  return dataset.enumerate().map(lambda number, record: record | {
-      "position": number * reading.process_count + reading.process_index})
+      shuffle_seed=shuffle_seed, num_threads=reading.num_threads, named=named)
 
 
 def _still(handle, reading, short_side):
@@ -194,8 +167,7 @@ def _arrays(handle: tfds.core.DatasetBuilder, split: str, image_size: int) -> tu
   """The whole split in the order of its files: images uint8 [M, H, W, C] and labels int32 [M], both read-only."""
   reading = Reading(num_examples(handle, split), image_size)
   (images, labels, _), = decoded_batches(
-      lambda: _with_positions(_records(handle, split, reading), reading), _still(handle, reading, None), seed=0,
-      batch_size=reading.batch_size, first_batch=0, skipped=None)
+      lambda named: _records(handle, split, reading, named), _still(handle, reading, None), reading, seed=0)
   for array in (images, labels):
     array.setflags(write=False)
   return images, labels
@@ -218,14 +190,12 @@ def _shuffled_batches_streamed(
       int(word) for word in np.random.default_rng((seed, epoch, _ORDER_STREAM)).integers(2**31, size=2))
   crop_seed = int(np.random.default_rng((seed, epoch, _CROP_STREAM)).integers(2**63))
 
-  def shuffled():
-    dataset = _records(handle, split, reading, shuffle_seed=files_seed)
+  def shuffled(named):
+    dataset = _records(handle, split, reading, named, shuffle_seed=files_seed)
     dataset = dataset.shuffle(shuffle_buffer, seed=records_seed)  # Still encoded, hence small.
-    return _with_positions(dataset, reading).take(num_batches * reading.batch_size)
+    return dataset.take(num_batches * reading.batch_size)
 
-  for batch in decoded_batches(
-      shuffled, convert, seed=crop_seed, batch_size=reading.batch_size, first_batch=first_batch,
-      skipped=reading.skipped):
+  for batch in decoded_batches(shuffled, convert, reading, seed=crop_seed, first_batch=first_batch):
     yield fill_gaps(batch)
 
 

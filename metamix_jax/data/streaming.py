@@ -1,12 +1,18 @@
 """Batches decoded while training goes on, from records in a fixed order; records that cannot be decoded are named."""
 
 from collections.abc import Callable, Iterator
+import dataclasses
 import logging
+import os
+import re
 
 import numpy as np
 import tensorflow as tf
 
 logger = logging.getLogger("metamix_jax")
+
+# Decoded batches that wait in memory: enough to ride out a slow file, 77 MB at 256 images of 224 x 224.
+BATCHES_AHEAD = 2
 
 # (images uint8 [N, H, W, C], labels int32 [N], decoded bool [N]); fewer than N in the last one of an evaluation.
 DecodedBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -29,48 +35,73 @@ class SkippedRecords:
       logger.warning("data: record %s cannot be decoded (%s); skipped, %d so far", name, reason, len(self.names))
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How and by whom a split is read; the batches do not depend on num_threads.
+
+  Attributes:
+    batch_size: images in a batch of this process.
+    image_size: height and width of the images that come out, pixels.
+    process_index: number of this process.
+    process_count: number of processes.
+    num_threads: for reading and decoding; 0: one for each core.
+    skipped: takes the records that cannot be decoded; None: the first one is an error.
+  """
+  batch_size: int
+  image_size: int
+  process_index: int = 0
+  process_count: int = 1
+  num_threads: int = 0
+  skipped: SkippedRecords | None = None
+
+
 def decoded_batches(
-    records: Callable[[], tf.data.Dataset], convert: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], *, seed: int,
-    batch_size: int, first_batch: int, skipped: SkippedRecords | None,
+    records: Callable[[bool], tf.data.Dataset], convert: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], reading: Reading,
+    *, seed: int, first_batch: int = 0,
 ) -> Iterator[DecodedBatch]:
   """Decodes records and batches them, the same bytes whatever the number of threads and wherever it begins.
 
   Args:
-    records: makes the data set of {"image", "label", "name", "position"}; `position`, int64, counts the records of
-      all processes, and with `seed` gives each record its own random numbers.
+    records: makes the data set of {"image", "label"}, with "name" if its argument is true.
     convert: (encoded image, int64 [2] seed) -> uint8 [H, W, C], from images.py.
-    seed: 0 ... 2**63 - 1.
-    batch_size: N, of this process.
+    reading: batch size, process, threads, and what becomes of records that cannot be decoded. Going on behind them
+      costs about a fifth of the images per second.
+    seed: 0 ... 2**63 - 1; with a record's place in the order it gives each record its own random numbers.
     first_batch: batches left out at the beginning; their records are read, not decoded.
-    skipped: takes the records that cannot be decoded, which are marked in the batch. None: the first one is an error.
-      Marking costs about a fifth of the images per second.
 
   Raises:
-    ValueError: a record cannot be decoded and `skipped` is None (the sentence names it), or a file cannot be read.
+    ValueError: a record cannot be decoded and none may be skipped (the sentence names it), or a file cannot be read.
   """
-  def to_pixels(record):
-    return convert(record["image"], tf.stack([tf.constant(seed, tf.int64), record["position"]]))
+  # A fixed number: tf.data's tuner takes the first minutes to find it.
+  at_once = reading.num_threads or len(os.sched_getaffinity(0))
+  skipped = reading.skipped
 
-  def start(batch_number):
-    return records().skip(batch_number * batch_size)
+  def to_pixels(number, record):
+    position = number * reading.process_count + reading.process_index  # Among the records of all processes.
+    image = convert(record["image"], tf.stack([tf.constant(seed, tf.int64), position]))
+    return image, tf.cast(record["label"], tf.int32)
+
+  def start(batch_number, *, named):
+    return records(named).enumerate().skip(batch_number * reading.batch_size)
 
   done = first_batch
   try:
     if skipped is not None:
-      for images, labels, decoded, encoded, names in _marked(start(done), to_pixels, batch_size):
+      for images, labels, decoded, encoded, names in _marked(
+          start(done, named=True), to_pixels, reading.batch_size, at_once):
         for image, name in zip(encoded[~decoded], names[~decoded]):
           skipped.add(name.decode(), _reason(image))
         done += 1
         yield images, labels, decoded
       return
-    dataset = start(done).map(
-        lambda record: (to_pixels(record), tf.cast(record["label"], tf.int32)), tf.data.AUTOTUNE, deterministic=True)
-    for images, labels in dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+    dataset = start(done, named=False).map(to_pixels, at_once, deterministic=True).batch(reading.batch_size)
+    for images, labels in dataset.prefetch(BATCHES_AHEAD).as_numpy_iterator():
       done += 1
       yield images, labels, np.ones(len(labels), bool)
   except tf.errors.InvalidArgumentError as error:
     # tf.data does not say which record it was: the batch is decoded once more, record by record.
-    for _, _, decoded, encoded, names in _marked(start(done).take(batch_size), to_pixels, batch_size):
+    batch = start(done, named=True).take(reading.batch_size)
+    for _, _, decoded, encoded, names in _marked(batch, to_pixels, reading.batch_size, at_once):
       if not decoded.all():
         first = np.argmin(decoded)
         raise ValueError(
@@ -97,26 +128,25 @@ def fill_gaps(batch: DecodedBatch) -> tuple[np.ndarray, np.ndarray]:
   return images[chosen], labels[chosen]
 
 
-def _marked(records, to_pixels, batch_size):
+def _marked(records, to_pixels, batch_size, at_once):
   """Iterator over batches (images, labels, decoded, encoded, names); zeros where an image cannot be decoded.
 
   `encoded` holds the bytes of just those. Each record goes through a data set of its own, where an error leaves
   nothing behind.
   """
-  def decode(record):
-    label = tf.cast(record["label"], tf.int32)
+  def decode(number, record):
+    def one(image, label, decoded, encoded):
+      return image, label, decoded, encoded, record["name"]
 
-    def element(image, decoded, encoded):
-      return tf.data.Dataset.from_tensors((image, label, decoded, encoded, record["name"]))
-
-    good = tf.data.Dataset.from_tensors(record).map(
-        lambda record: (to_pixels(record), label, True, "", record["name"])).ignore_errors()
+    good = tf.data.Dataset.from_tensors((number, record)).map(
+        lambda number, record: one(*to_pixels(number, record), True, "")).ignore_errors()
     nothing = tf.zeros(good.element_spec[0].shape, tf.uint8)
-    return good.concatenate(element(nothing, False, record["image"])).take(1)
+    bad = tf.data.Dataset.from_tensors(one(nothing, tf.cast(record["label"], tf.int32), False, record["image"]))
+    return good.concatenate(bad).take(1)
 
   dataset = records.interleave(
-      decode, cycle_length=tf.data.AUTOTUNE, block_length=1, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+      decode, cycle_length=at_once, block_length=1, num_parallel_calls=at_once, deterministic=True)
+  return dataset.batch(batch_size).prefetch(BATCHES_AHEAD).as_numpy_iterator()
 
 
 def _reason(encoded):
@@ -124,5 +154,6 @@ def _reason(encoded):
   try:
     tf.io.decode_image(encoded)
   except tf.errors.InvalidArgumentError as error:
-    return error.message.splitlines()[0].partition(" [Op:")[0].rstrip(".")
+    message = error.message.splitlines()[0].partition(" [Op:")[0].rstrip(".")
+    return re.sub(r"^\{\{.*?\}\} ", "", message)  # Where in TensorFlow's graph it happened.
   return "its size or channels do not fit"
