@@ -20,6 +20,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.log_every_seconds = 5.0
   config.bits_from = ml_collections.config_dict.placeholder(str)  # A selected_bits.json: no search.
 
+  config.checkpoints = ml_collections.ConfigDict()
+  config.checkpoints.every_steps = 500  # Within a phase; a phase's end and a SIGTERM save in any case.
+  config.checkpoints.max_to_keep = 2  # The newest ones of the running phase.
+
   config.data = ml_collections.ConfigDict()
   config.data.name = "digits"
   config.data.data_dir = ml_collections.config_dict.placeholder(str)  # TFDS's own folder.

@@ -58,6 +58,8 @@ RULES = {
     "reestimation_batches": POSITIVE_INT,
     "log_every_seconds": POSITIVE,
     "bits_from": OPTIONAL_PATH,
+    "checkpoints.every_steps": POSITIVE_INT,
+    "checkpoints.max_to_keep": POSITIVE_INT,
     "data.name": NAME,
     "data.data_dir": OPTIONAL_PATH,
     "data.train_split": NAME,
@@ -95,7 +97,7 @@ RULES = {
     "teacher.weights": OPTIONAL_PATH,
     "teacher.dtype": Rule(lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     "pretraining.weights": OPTIONAL_PATH,
-    "pretraining.epochs": POSITIVE_INT,
+    "pretraining.epochs": COUNT,
     "pretraining.learning_rate": POSITIVE,
     "bit_selection.epochs": POSITIVE_INT,
     "bit_selection.meta_only_epochs": COUNT,
@@ -147,6 +149,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
         f"config.bit_selection.meta_only_epochs is {config.bit_selection.meta_only_epochs}; it must be below "
         f"config.bit_selection.epochs, {config.bit_selection.epochs}, or no bits are searched.")
+  if config.pretraining.weights is None and config.pretraining.epochs == 0:
+    raise ValueError(
+        "config.pretraining.epochs is 0 and config.pretraining.weights is None; give a file of weights, or at least 1 "
+        "epoch.")
   short_side = config.data.evaluation_short_side
   if short_side is not None and short_side < config.data.image_size:
     raise ValueError(

@@ -13,8 +13,9 @@ import optax
 from metamix_jax import config as config_rules
 from metamix_jax import phases, pretrained, report, selection
 from metamix_jax.bops import gbops
-from metamix_jax.checkpoints import PhaseCheckpoints
+from metamix_jax.checkpoints import PhaseCheckpoints, remove_steps
 from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
+from metamix_jax.loop import Interrupted, Saving
 from metamix_jax.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.state import MetaState, Teacher, create_meta_state
 from metamix_jax.task import Task, prepare
@@ -42,35 +43,47 @@ def claim_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   path.write_text(json.dumps(fields, indent=2) + "\n")
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
-  """All phases; returns the summary that DIR/report/summary.json holds. Finished phases are not run again.
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, saving: Saving | None = None) -> dict:
+  """All phases; returns the summary that DIR/report/summary.json holds. A run that is there already is continued.
+
+  Args:
+    config: a config.
+    workdir: DIR.
+    saving: may ask the run to stop; its folder must be DIR/checkpoints.
 
   Raises:
-    ValueError: the config, the workdir or the bits_from file is wrong; before any compilation.
+    ValueError: the config, the workdir or the bits_from file is wrong, before any compilation; later on, a record that
+      cannot be decoded, a loss that is not finite, or a checkpoint that cannot be written.
+    Interrupted: the run was asked to stop, and everything is saved.
   """
   task = prepare(config)
   claim_workdir(config, workdir)
   checkpoints = PhaseCheckpoints(workdir / "checkpoints")
+  saving = saving or Saving(checkpoints.folder)
   seconds = {}
 
   def phase(name: str, meta: MetaState, compute):
     """The phase's state and results: restored if it is finished, computed and saved otherwise."""
-    if checkpoints.finished(name):
+    finished = checkpoints.restore(name, _saved(meta))
+    if finished:
       logger.info("%s: restored from %s", name, workdir)
-      saved, results = checkpoints.restore(name, _saved(meta))
+      saved, results = finished
       meta = meta.replace(**saved)
     else:
       start = time.monotonic()
       meta, results = compute(meta)
       jax.block_until_ready(meta)
-      results["seconds"] = time.monotonic() - start
+      results["seconds"] = time.monotonic() - start + saving.earlier_seconds.get(name, 0.0)
       checkpoints.save(name, _saved(meta), results)
+    remove_steps(saving.folder / "steps" / name)
     seconds[name] = results["seconds"]
+    if saving.stop_requested:
+      raise Interrupted(f"stopped after {name}")
     return task.replicate(meta), results
 
   def pretraining(meta):
     if config.pretraining.weights is None:
-      meta = phases.pretrain(task, meta)
+      meta = phases.pretrain(task, meta, saving)
     else:
       meta = meta.replace(**pretrained.load(config.pretraining.weights, config.network.name, pretrained.arrays(meta)))
     return meta, {"full_precision_top1": phases.evaluate(task, meta, FULL_PRECISION)}
@@ -84,7 +97,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
       candidates = selection.read_selected_bits(config.bits_from, task.network.layers)
       most_probable = candidates
     else:
-      meta, arch = phases.select_bits(task, meta, phases.create_architecture(task), teacher)
+      meta, arch = phases.select_bits(task, meta, phases.create_architecture(task), teacher, saving)
       alpha = {name: np.asarray(values) for name, values in arch.alpha.items()}
       most_probable = selection.most_probable_candidates(alpha)
       candidates = selection.settle_candidates(
@@ -110,7 +123,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
       meta = meta.with_weight_step_sizes()
 
     def weight_training(meta, stage=stage, result_name=result_name):
-      meta = phases.train_weights(task, stage, meta, candidates, teacher)
+      meta = phases.train_weights(task, stage, meta, candidates, teacher, saving)
       precision = assigned_precision(task.network.layers, candidates)
       return meta, {result_name: phases.evaluate(task, meta, precision)}
 

@@ -6,9 +6,14 @@ import sys
 
 from absl import app, flags
 from absl import logging as absl_logging
+import jax
 from ml_collections import config_flags
 
 from metamix_jax import experiment, report
+from metamix_jax.loop import Interrupted, Saving
+
+# sysexits.h's EX_TEMPFAIL, "try again": what a cluster's launcher should do.
+EXIT_INTERRUPTED = 75
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, selected bits, report.")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
@@ -24,10 +29,17 @@ def main(argv):
   logger.addHandler(logging.StreamHandler(sys.stdout))
   logger.propagate = False
   workdir = pathlib.Path(_WORKDIR.value)
+  # A run that is continued, or a second run of the folder, then compiles nothing again.
+  jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
+  saving = Saving((workdir / "checkpoints").absolute())
+  saving.listen_for_sigterm()
   try:
-    summary = experiment.run(_CONFIG.value, workdir)
+    summary = experiment.run(_CONFIG.value, workdir, saving)
   except ValueError as error:
     _stop(error)
+  except Interrupted as interruption:
+    print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
+    sys.exit(EXIT_INTERRUPTED)
   print(report.format_table(summary))
   print(f"\nWritten: {workdir / 'report' / 'summary.json'}, {workdir / 'selected_bits.json'}")
 

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metamix_jax.loop import Loop, Saving
 from metamix_jax.optimizers import arch_optimizer, cosine_schedule
 from metamix_jax.precision import FULL_PRECISION, assigned_precision, uniform_precision
-from metamix_jax.progress import Progress
 from metamix_jax.state import ArchState, MetaState, Teacher, create_arch_state, create_meta_state
 from metamix_jax.task import Task
 
@@ -29,9 +29,9 @@ def create_architecture(task: Task) -> ArchState:
       penalty_weight=arch.relative_penalty_weight / arch.target_gbops)
 
 
-def pretrain(task: Task, meta: MetaState) -> MetaState:
+def pretrain(task: Task, meta: MetaState, saving: Saving | None = None) -> MetaState:
   """Trains the full-precision network on labels; it serves as the teacher afterwards."""
-  return _train_at_precision(task, "pretraining", meta, FULL_PRECISION, None)
+  return _train_at_precision(Loop(task, "pretraining", saving), meta, FULL_PRECISION, None)
 
 
 def start_step_sizes(task: Task, meta: MetaState) -> MetaState:
@@ -40,27 +40,32 @@ def start_step_sizes(task: Task, meta: MetaState) -> MetaState:
   return meta.with_activation_step_sizes(task.programs.calibration_step(meta, batch))
 
 
-def select_bits(task: Task, meta: MetaState, arch: ArchState, teacher: Teacher | None) -> tuple[MetaState, ArchState]:
+def select_bits(
+    task: Task, meta: MetaState, arch: ArchState, teacher: Teacher | None, saving: Saving | None = None
+) -> tuple[MetaState, ArchState]:
   """M12 [C]: alternates a bit-meta step and a bit-search step on the same batch, after bit-meta-only epochs.
 
   The teacher is evaluated once a batch. Adam at a constant learning rate.
   """
   config = task.config.bit_selection
-  meta, arch = task.replicate((meta.with_optimizer(task.optimizer(config.learning_rate)), arch))
-  progress = _progress(task, "bit_selection")
-  for epoch in range(config.epochs):
-    for batch in task.place(task.train_epoch(_first_epoch(task, "bit_selection") + epoch)):
-      batch = _with_targets(task, progress, teacher, batch)
-      meta, metrics = task.programs.bit_meta_step(meta, batch)
-      if epoch >= config.meta_only_epochs:
-        arch, search_metrics = task.programs.bit_search_step(arch, meta, batch)
-        metrics = metrics | {"gbops": search_metrics["gbops"], "search_loss": search_metrics["task_loss"]}
-      progress.after_step(metrics)
-  return meta, arch
+  loop = Loop(task, "bit_selection", saving)
+  state = loop.start({"meta": meta.with_optimizer(task.optimizer(config.learning_rate)), "arch": arch})
+  for epoch, batch in loop.batches():
+    batch = _with_targets(task, loop.progress, teacher, batch)
+    meta, metrics = task.programs.bit_meta_step(state["meta"], batch)
+    arch = state["arch"]
+    if epoch >= config.meta_only_epochs:
+      arch, search_metrics = task.programs.bit_search_step(arch, meta, batch)
+      metrics = metrics | {"gbops": search_metrics["gbops"], "search_loss": search_metrics["task_loss"]}
+    state = {"meta": meta, "arch": arch}
+    loop.after_step(state, metrics)
+  loop.finish()
+  return state["meta"], state["arch"]
 
 
 def train_weights(
-    task: Task, stage: str, meta: MetaState, candidates: Mapping[str, int], teacher: Teacher | None
+    task: Task, stage: str, meta: MetaState, candidates: Mapping[str, int], teacher: Teacher | None,
+    saving: Saving | None = None,
 ) -> MetaState:
   """M14 [C]: weight training at the selected bits, "stage_a" with full-precision weights or "stage_b".
 
@@ -70,9 +75,11 @@ def train_weights(
     meta: what the stage starts from; for stage B with weight step sizes (MetaState.with_weight_step_sizes).
     candidates: index of each searched layer's candidate.
     teacher: source of the targets; None: the labels.
+    saving: where the steps are saved; None: nowhere.
   """
   precision = assigned_precision(task.network.layers, candidates)
-  return _train_at_precision(task, stage, meta.with_optimizer(_phase_optimizer(task, stage)), precision, teacher)
+  meta = meta.with_optimizer(_phase_optimizer(task, stage))
+  return _train_at_precision(Loop(task, stage, saving), meta, precision, teacher)
 
 
 def evaluate(task: Task, meta: MetaState, precision: Any) -> float:
@@ -112,15 +119,15 @@ def evaluate_selected(task: Task, meta: MetaState, candidates: Mapping[str, int]
   return evaluate(task, reestimate_batch_statistics(task, meta, precision), precision)
 
 
-def _train_at_precision(task, phase, meta, precision, teacher):
-  progress = _progress(task, phase)
-  meta = task.replicate(meta)
-  for epoch in range(task.config[phase].epochs):
-    for batch in task.place(task.train_epoch(_first_epoch(task, phase) + epoch)):
-      batch = _with_targets(task, progress, teacher, batch)
-      meta, metrics = task.programs.weight_step(meta, precision, batch)
-      progress.after_step(metrics)
-  return meta
+def _train_at_precision(loop, meta, precision, teacher):
+  state = loop.start({"meta": meta})
+  for _, batch in loop.batches():
+    batch = _with_targets(loop.task, loop.progress, teacher, batch)
+    meta, metrics = loop.task.programs.weight_step(state["meta"], precision, batch)
+    state = {"meta": meta}
+    loop.after_step(state, metrics)
+  loop.finish()
+  return state["meta"]
 
 
 def _with_targets(task, progress, teacher, batch):
@@ -134,14 +141,3 @@ def _phase_optimizer(task, phase):
   """Adam with a cosine to 0 over the phase [C]."""
   section = task.config[phase]
   return task.optimizer(cosine_schedule(section.learning_rate, 0.0, section.epochs * task.steps_per_epoch))
-
-
-def _first_epoch(task, phase):
-  """Epochs are numbered through the run, so that every phase sees orders of its own."""
-  phases = ("pretraining", "bit_selection", "stage_a", "stage_b")
-  return sum(task.config[earlier].epochs for earlier in phases[:phases.index(phase)])
-
-
-def _progress(task, phase):
-  steps = task.config[phase].epochs * task.steps_per_epoch
-  return Progress(phase, steps, task.config.batch_size, task.config.log_every_seconds)

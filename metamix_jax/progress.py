@@ -20,9 +20,9 @@ class Progress:
     every_seconds: least time between two lines.
   """
 
-  def __init__(self, phase: str, num_steps: int, batch_size: int, every_seconds: float):
+  def __init__(self, phase: str, num_steps: int, batch_size: int, every_seconds: float, first_step: int = 0):
     self.phase, self.num_steps, self.batch_size, self.every_seconds = phase, num_steps, batch_size, every_seconds
-    self._step, self._logged_step, self._logged_at, self._names = 0, 0, None, None
+    self._step, self._logged_step, self._logged_at, self._names = first_step, first_step, None, None
     self._part_seconds = {}
 
   def part_of_step(self, name: str, compute: Callable):
@@ -34,17 +34,17 @@ class Progress:
     self._part_seconds[name] = time.monotonic() - start
     return result
 
-  def after_step(self, metrics: Mapping[str, jax.Array]) -> None:
-    """Counts a step, and prints a line where one is due and after the last step."""
+  def after_step(self, metrics: Mapping[str, jax.Array]) -> bool:
+    """Counts a step, and prints a line where one is due and after the last step; returns whether it did."""
     self._step += 1
     if metrics.keys() != self._names:  # A first step of its kind has compiled: rates are counted from its end.
       jax.block_until_ready(metrics)
       self._names, self._logged_at, self._logged_step = metrics.keys(), time.monotonic(), self._step
       logger.info("%s: step %d/%d compiled and done", self.phase, self._step, self.num_steps)
-      return
+      return True
     elapsed = time.monotonic() - self._logged_at
     if elapsed < self.every_seconds and self._step < self.num_steps:
-      return
+      return False
     jax.block_until_ready(metrics)
     elapsed = time.monotonic() - self._logged_at
     seconds_per_step = elapsed / max(self._step - self._logged_step, 1)
@@ -56,3 +56,4 @@ class Progress:
         "%s: step %d/%d  %s  %.0f images/s  %d:%02d left", self.phase, self._step, self.num_steps, values,
         self.batch_size / max(seconds_per_step, 1e-9), left // 60, left % 60)
     self._logged_at, self._logged_step = time.monotonic(), self._step
+    return True

@@ -54,7 +54,9 @@ class MetaState(struct.PyTreeNode):
   """Weights, step sizes and batch norm, and the optimiser that trains them.
 
   Attributes:
-    step: updates so far, int32 scalar.
+    step: steps so far, int32 scalar.
+    bad_step: number of the first step whose loss or gradient was not finite, int32 scalar, 0 for none. Neither that
+      step nor any after it changes anything else.
     seed: of the random numbers of training (dropout), uint32 scalar.
     weights: the collection `params`.
     step_sizes: the collection `step_sizes`; {} before they are started.
@@ -63,6 +65,7 @@ class MetaState(struct.PyTreeNode):
   """
 
   step: Array
+  bad_step: Array
   seed: Array
   weights: Tree
   step_sizes: Tree
@@ -76,21 +79,30 @@ class MetaState(struct.PyTreeNode):
     """What the weight-side optimiser updates."""
     return {"weights": self.weights, "step_sizes": self.step_sizes}
 
-  def apply_gradients(self, gradients: Tree) -> "MetaState":
-    """One optimiser update of weights and step sizes; step sizes stay at or above their floor."""
+  def apply_gradients(self, gradients: Tree, loss: Array, batch_stats: Tree) -> "MetaState":
+    """One optimiser update of weights and step sizes; step sizes stay at or above their floor.
+
+    Args:
+      gradients: like `trainable`.
+      loss: that they belong to; where it or they are not finite, nothing is updated.
+      batch_stats: the running statistics after this step.
+    """
     updates, optimizer_state = self.optimizer.update(gradients, self.optimizer_state, self.trainable)
     trainable = optax.apply_updates(self.trainable, updates)
-    return self.replace(
-        step=self.step + 1,
+    step, bad_step = _count_step(self, gradients, loss)
+    updated = self.replace(
         weights=trainable["weights"],
         step_sizes=keep_positive(trainable["step_sizes"], self.network.step_size_floor),
+        batch_stats=batch_stats,
         optimizer_state=optimizer_state,
     )
+    return _if_finite(bad_step, updated, self).replace(step=step, bad_step=bad_step)
 
   def with_optimizer(self, optimizer: optax.GradientTransformation) -> "MetaState":
     """The same weights, step sizes and batch norm with a fresh optimiser, step 0 (start of a phase, M14)."""
     return self.replace(
-        step=jnp.zeros((), jnp.int32), optimizer=optimizer, optimizer_state=optimizer.init(self.trainable)
+        step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), optimizer=optimizer,
+        optimizer_state=optimizer.init(self.trainable)
     )
 
   def without_optimizer(self) -> "MetaState":
@@ -120,7 +132,8 @@ class ArchState(struct.PyTreeNode):
   """alpha of every searched layer, and the optimiser that trains it.
 
   Attributes:
-    step: updates so far, int32 scalar.
+    step: steps so far, int32 scalar.
+    bad_step: as in MetaState.
     alpha: {layer name: [B]}, float32.
     optimizer_state: of `optimizer` on alpha.
     target_gbops: of one image, float32 scalar.
@@ -128,18 +141,31 @@ class ArchState(struct.PyTreeNode):
   """
 
   step: Array
+  bad_step: Array
   alpha: dict[str, Array]
   optimizer_state: Tree
   target_gbops: Array
   penalty_weight: Array
   optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
 
-  def apply_gradients(self, gradients: Tree) -> "ArchState":
-    """One optimiser update of alpha."""
+  def apply_gradients(self, gradients: Tree, loss: Array) -> "ArchState":
+    """One optimiser update of alpha; none where the loss or the gradients are not finite."""
     updates, optimizer_state = self.optimizer.update(gradients, self.optimizer_state, self.alpha)
-    return self.replace(
-        step=self.step + 1, alpha=optax.apply_updates(self.alpha, updates), optimizer_state=optimizer_state
-    )
+    step, bad_step = _count_step(self, gradients, loss)
+    updated = self.replace(alpha=optax.apply_updates(self.alpha, updates), optimizer_state=optimizer_state)
+    return _if_finite(bad_step, updated, self).replace(step=step, bad_step=bad_step)
+
+
+def _count_step(state, gradients, loss):
+  """Step and bad_step after one more step with these gradients and loss."""
+  step = state.step + 1
+  # The norm is finite just if every gradient is (and it does not overflow, which is as bad).
+  finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
+  return step, jnp.where((state.bad_step == 0) & ~finite, step, state.bad_step)
+
+
+def _if_finite(bad_step, updated, before):
+  return jax.tree.map(lambda new, old: jnp.where(bad_step == 0, new, old), updated, before)
 
 
 class Teacher(struct.PyTreeNode):
@@ -166,7 +192,7 @@ def create_meta_state(
   variables = jax.jit(lambda key: network.module.init(key, images, train=False))(jax.random.key(seed))
   trainable = {"weights": variables["params"], "step_sizes": {}}
   return MetaState(
-      step=jnp.zeros((), jnp.int32), seed=jnp.uint32(seed), weights=trainable["weights"], step_sizes={},
+      step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), seed=jnp.uint32(seed), weights=trainable["weights"], step_sizes={},
       batch_stats=variables.get("batch_stats", {}), optimizer_state=optimizer.init(trainable),
       network=network, optimizer=optimizer,
   )
@@ -184,6 +210,6 @@ def create_arch_state(
       for layer, key in zip(searched, keys, strict=True)
   }
   return ArchState(
-      step=jnp.zeros((), jnp.int32), alpha=alpha, optimizer_state=optimizer.init(alpha),
+      step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), alpha=alpha, optimizer_state=optimizer.init(alpha),
       target_gbops=jnp.float32(target_gbops), penalty_weight=jnp.float32(penalty_weight), optimizer=optimizer,
   )

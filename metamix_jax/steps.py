@@ -43,7 +43,7 @@ def weight_step(meta: MetaState, precision: Tree, batch: Batch) -> tuple[MetaSta
   """
   gradients, loss, batch_stats = _task_gradients(meta, meta.batch_stats, precision, batch)
   gradients, loss = jax.lax.pmean((gradients, loss), AXIS)
-  return meta.apply_gradients(gradients).replace(batch_stats=batch_stats), {"loss": loss}
+  return meta.apply_gradients(gradients, loss, batch_stats), {"loss": loss}
 
 
 def bit_meta_step(meta: MetaState, batch: Batch) -> tuple[MetaState, Metrics]:
@@ -67,8 +67,8 @@ def bit_meta_step(meta: MetaState, batch: Batch) -> tuple[MetaState, Metrics]:
   (total, batch_stats), losses = jax.lax.scan(add_candidate, start, jnp.arange(num_candidates))
   gradients = jax.tree.map(lambda g: g / num_candidates, total)
   gradients, losses = jax.lax.pmean((gradients, losses), AXIS)
-  meta = meta.apply_gradients(gradients).replace(batch_stats=batch_stats)
-  return meta, {"loss": jnp.mean(losses), "loss_by_candidate": losses}
+  loss = jnp.mean(losses)
+  return meta.apply_gradients(gradients, loss, batch_stats), {"loss": loss, "loss_by_candidate": losses}
 
 
 def bit_search_step(arch: ArchState, meta: MetaState, batch: Batch) -> tuple[ArchState, Metrics]:
@@ -92,7 +92,7 @@ def bit_search_step(arch: ArchState, meta: MetaState, batch: Batch) -> tuple[Arc
 
   (loss, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(arch.alpha)
   gradients, metrics = jax.lax.pmean((gradients, metrics | {"loss": loss}), AXIS)
-  return arch.apply_gradients(gradients), metrics
+  return arch.apply_gradients(gradients, metrics["loss"]), metrics
 
 
 def expected_bits(network: Network, alpha: dict[str, Array]) -> dict[str, Array]:

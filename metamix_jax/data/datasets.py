@@ -117,6 +117,7 @@ def dataset_info(handle: tfds.core.DatasetBuilder, *, train_split: str, evaluati
 
 def _prepare_locally(handle: tfds.core.DatasetBuilder) -> None:
   """Prepares a data set that needs no download. TFDS writes a folder of its own and renames it when complete."""
+  tfds.disable_progress_bar()  # It takes a second, and its bars would stay on the screen.
   try:
     handle.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
   except OSError:

@@ -1,0 +1,139 @@
+"""The loop that all training phases share: where it continues, when it saves, when it stops."""
+
+from collections.abc import Iterator
+import dataclasses
+import pathlib
+import signal
+from typing import Any
+
+import jax
+
+from metamix_jax import diagnosis
+from metamix_jax.checkpoints import StepCheckpoints
+from metamix_jax.progress import Progress
+from metamix_jax.task import Task
+
+# In this order; epochs are numbered through the run, so that every phase sees orders of its own.
+TRAINING_PHASES = ("pretraining", "bit_selection", "stage_a", "stage_b")
+
+
+class Interrupted(Exception):
+  """The run was asked to stop; everything up to here is saved, and the same command continues."""
+
+
+@dataclasses.dataclass
+class Saving:
+  """Where a run saves, and whether it has been asked to stop.
+
+  Attributes:
+    folder: DIR/checkpoints.
+    stop_requested: true after a SIGTERM.
+    earlier_seconds: of each phase that was continued, up to the step where it was.
+  """
+
+  folder: pathlib.Path
+  stop_requested: bool = False
+  earlier_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  def listen_for_sigterm(self) -> None:
+    """From here on SIGTERM lets the step end, saves and raises Interrupted. For the main thread."""
+    def request_stop(number, frame):
+      del number, frame
+      self.stop_requested = True
+
+    signal.signal(signal.SIGTERM, request_stop)
+
+
+class Loop:
+  """One training phase, step by step.
+
+  Usage: state = loop.start(state); for epoch, batch in loop.batches(): ...; loop.after_step(state, metrics);
+  then loop.finish().
+
+  Attributes:
+    task: the task.
+    phase: name of the phase, a section of the config.
+    num_steps: of the whole phase.
+    progress: prints its lines.
+  """
+
+  def __init__(self, task: Task, phase: str, saving: Saving | None):
+    config = task.config
+    self.task, self.phase = task, phase
+    self.num_steps = config[phase].epochs * task.steps_per_epoch
+    self.progress = None
+    self._saving, self._step, self._checkpoints = saving, 0, None
+    if saving is not None:
+      self._checkpoints = StepCheckpoints(
+          saving.folder / "steps" / phase, phase, every_steps=config.checkpoints.every_steps,
+          max_to_keep=config.checkpoints.max_to_keep)
+
+  def start(self, state: Any) -> Any:
+    """The state to begin with, placed on the devices: the newest saved one, or `state`."""
+    state = self.task.replicate(state)
+    if self._checkpoints is not None:
+      state = self._checkpoints.restore(state)
+      self._step = self._checkpoints.last_step
+      self._saving.earlier_seconds[self.phase] = self._checkpoints.earlier_seconds
+    self.progress = Progress(
+        self.phase, self.num_steps, self.task.config.batch_size, self.task.config.log_every_seconds, self._step)
+    return state
+
+  def batches(self) -> Iterator[tuple[int, dict[str, jax.Array]]]:
+    """Epoch of this phase and batch, from the step on at which the loop continues."""
+    while self._step < self.num_steps:
+      epoch, first_batch = divmod(self._step, self.task.steps_per_epoch)
+      for batch in self.task.place(self.task.train_epoch(self._first_epoch() + epoch, first_batch)):
+        yield epoch, batch
+
+  def after_step(self, state: dict[str, Any], metrics: dict[str, jax.Array]) -> None:
+    """Counts a step, prints and saves where that is due.
+
+    Args:
+      state: {"meta": MetaState} and perhaps {"arch": ArchState}.
+      metrics: of the step.
+
+    Raises:
+      Interrupted: the run was asked to stop, and the state is saved.
+      ValueError: a loss or gradient was not finite (the sentence names phase, step and layer), or the state cannot be
+        saved.
+    """
+    self._step += 1
+    printed = self.progress.after_step(metrics)
+    stop = self._asked_to_stop()
+    due = self._checkpoints is not None and (self._step % self._checkpoints.every_steps == 0 or stop)
+    if printed or due:  # Only here does the host wait for the devices.
+      self._check_finite(state)
+    if due:
+      self._checkpoints.save(self._step, state)
+    if stop:
+      self._checkpoints.wait()
+      self._checkpoints.close()
+      raise Interrupted(f"stopped after step {self._step}/{self.num_steps} of {self.phase}")
+
+  def finish(self) -> None:
+    """Returns when everything is saved."""
+    if self._checkpoints is not None:
+      self._checkpoints.wait()
+      self._checkpoints.close()
+
+  def _asked_to_stop(self):
+    if self._saving is None:
+      return False
+    return self._saving.stop_requested or (jax.process_count() > 1 and self._checkpoints.reached_preemption(self._step))
+
+  def _check_finite(self, state):
+    """Raises ValueError if an update was held back because its loss or gradient was not finite."""
+    for name, part in state.items():
+      bad_step = int(part.bad_step)
+      if bad_step:
+        epoch, first_batch = divmod(bad_step - 1, self.task.steps_per_epoch)
+        batch = next(self.task.place(self.task.train_epoch(self._first_epoch() + epoch, first_batch)))
+        raise ValueError(
+            f"{self.phase}, step {bad_step}: the {'bit-search' if name == 'arch' else 'training'} loss or its gradient"
+            f" is not finite, first {diagnosis.first_not_finite(state['meta'], batch)}; nothing after step"
+            f" {bad_step - 1} was kept; lower config.{self.phase}.learning_rate or look at the data.")
+
+  def _first_epoch(self):
+    earlier = TRAINING_PHASES[:TRAINING_PHASES.index(self.phase)]
+    return sum(self.task.config[phase].epochs for phase in earlier)

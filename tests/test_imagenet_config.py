@@ -1,0 +1,51 @@
+"""The ImageNet configs: valid as they are, and every phase of them on generated images."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from metamix_jax import config as config_rules
+from metamix_jax import experiment, task
+
+ROOT = pathlib.Path(__file__).parent.parent
+# From golden/macs_224.json, all searched layers at 4 bits; each target must lie in reach.
+TARGETS = {"mobilenet_v2": 5.12, "mobilenet_v3_large": 3.31, "resnet18": 32.86}
+
+
+def imagenet_config(name):
+  spec = importlib.util.spec_from_file_location("imagenet", ROOT / "configs" / "imagenet.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(name)
+
+
+@pytest.mark.parametrize("network", TARGETS)
+def test_fields_are_valid_and_the_target_in_reach(network):
+  config = imagenet_config(network)
+  assert config.arch.target_gbops == TARGETS[network]
+  assert config.arch.relative_penalty_weight / config.arch.target_gbops == pytest.approx(4)
+  layers = task.trace_network(config)
+  config_rules.check_target(config.arch.target_gbops, task.attainable_range(layers))
+
+
+def test_missing_weights_are_named_with_the_command_that_makes_them():
+  with pytest.raises(ValueError, match="import_torchvision.py resnet18 FILE weights/resnet18"):
+    task.prepare(imagenet_config("resnet18"))
+
+
+def test_unknown_experiment():
+  with pytest.raises(ValueError, match="allowed are mobilenet_v2, mobilenet_v3_large, resnet18"):
+    imagenet_config("resnet18-small")
+
+
+@pytest.mark.parametrize("network", [
+    pytest.param("resnet18"), pytest.param("mobilenet_v2", marks=pytest.mark.slow),
+    pytest.param("mobilenet_v3_large", marks=pytest.mark.slow)])
+def test_every_phase_on_generated_images(network, tmp_path):
+  config = imagenet_config(f"{network}-smoke")
+  config.data.data_dir = str(tmp_path / "tfds")
+  summary = experiment.run(config, tmp_path / "run")
+  assert len(summary["selected"]) == {"mobilenet_v2": 51, "mobilenet_v3_large": 62, "resnet18": 19}[network]
+  assert 0.97 * config.arch.target_gbops <= summary["selected_gbops"] <= config.arch.target_gbops
+  assert 0 <= summary["final_top1"] <= 100 and summary["config"]["teacher.name"] == "resnet101"
