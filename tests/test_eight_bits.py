@@ -26,7 +26,7 @@ def test_eight_bits_keep_97_percent_of_predictions(network, data_dir):
   """Trained for a few epochs on the 1,347 training digits, compared on the 450 test digits."""
   config = digits_config()
   config.data.data_dir = str(data_dir)
-  config.pretraining.epochs = 6
+  config.pretraining.epochs, config.evaluation_batch_size = 6, 152
   config.network.name = network
   if network != "mobilenet_v2":
     with config.network.unlocked():

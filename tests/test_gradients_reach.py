@@ -2,7 +2,6 @@
 
 from flax import traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -17,17 +16,16 @@ from metamix_jax.steps import AXIS
 
 # 64 pixels: the last layers then still see 2 x 2 of them, and every tap of their kernels meets an image.
 SHAPE, BATCH, CLASSES = (64, 64, 3), 8, 10
-# Gradients of these cancel exactly: batch norm right after the convolution takes any constant out again.
 CASES = [(name, bits) for name in ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "resnet18")
          for bits in ((3, 8), (3, 4, 8), (2, 3, 4, 6, 8))]
-QUICK = (("mobilenet_v3_small", (3, 4, 8)), ("resnet18", (3, 8)))
+QUICK = (("resnet18", (3, 8)),)  # The others take a minute or more each.
 
 
 @pytest.mark.parametrize("name, bits", [
     pytest.param(name, bits, id=f"{name}-{len(bits)}", marks=() if (name, bits) in QUICK else pytest.mark.slow)
     for name, bits in CASES])
 def test_gradients_reach_everything(name, bits):
-  """With SGD at rate 1 the update is the gradient: it must be finite everywhere and not zero in any array."""
+  """The first momentum is the gradient itself: it must be finite everywhere and not zero in any array."""
   programs = parallel.make_programs(jax.devices()[:1])
   module = create_network(name, CLASSES, QuantizationScheme(bits, 4, 8, AXIS), {})
   network = Network(module, trace_layers(module, SHAPE), (0.5,) * 3, (0.25,) * 3, 1e-6)
@@ -36,7 +34,7 @@ def test_gradients_reach_everything(name, bits):
       "image": rng.integers(0, 256, (BATCH, *SHAPE), dtype=np.uint8),
       "label": rng.integers(0, CLASSES, BATCH).astype(np.int32),
       "target": rng.dirichlet(np.ones(CLASSES), BATCH).astype(np.float32)}, 1)
-  optimizer = optax.sgd(1.0)
+  optimizer = optax.trace(decay=0.9)
   meta = create_meta_state(network, optimizer, SHAPE, seed=0)
   meta = meta.with_activation_step_sizes(programs.calibration_step(meta, batch)).with_weight_step_sizes()
   meta = jax.device_get(meta.with_optimizer(optimizer))
@@ -48,13 +46,13 @@ def test_gradients_reach_everything(name, bits):
 
   new_meta, _ = programs.bit_meta_step(meta, batch)
   new_arch, _ = programs.bit_search_step(arch, meta, batch)
-  for before, after in ((meta.trainable, new_meta.trainable), (arch.alpha, new_arch.alpha)):
-    before, after = (traverse_util.flatten_dict(tree, sep="/") for tree in (before, after))
-    for path, values in before.items():
-      change = np.asarray(after[path]) - values
-      assert np.isfinite(change).all(), path
-      if path.startswith("step_sizes/") and path.endswith("activation") and values.shape == (len(bits),):
-        assert (change != 0).all(), path  # Each bit-width has a step size of its own.
+  for tree, expected in ((new_meta.optimizer_state.trace, meta.trainable), (new_arch.optimizer_state.trace, arch.alpha)):
+    gradients = traverse_util.flatten_dict(tree, sep="/")
+    assert gradients.keys() == traverse_util.flatten_dict(expected, sep="/").keys()
+    for path, gradient in gradients.items():
+      gradient = np.asarray(gradient)
+      assert np.isfinite(gradient).all(), path
+      if path.startswith("step_sizes/") and path.endswith("activation"):
+        assert (gradient != 0).all(), path  # Each bit-width has a step size of its own.
       else:
-        assert (change != 0).any(), path
-  assert jnp.isfinite(new_meta.step_sizes["stem"]["activation"]).all()
+        assert (gradient != 0).any(), path

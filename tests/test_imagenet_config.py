@@ -39,9 +39,29 @@ def test_unknown_experiment():
     imagenet_config("resnet18-small")
 
 
-@pytest.mark.parametrize("network", [
-    pytest.param("resnet18"), pytest.param("mobilenet_v2", marks=pytest.mark.slow),
-    pytest.param("mobilenet_v3_large", marks=pytest.mark.slow)])
+def test_every_phase_with_tiny_networks(tmp_path):
+  """As the next test, with networks that compile quickly: crops, a teacher of its own, its weights, its type."""
+  config = imagenet_config("mobilenet_v2-smoke")
+  tiny = {"stem_channels": 8, "blocks": ((1, 8, 1, 1), (2, 8, 1, 2)), "last_channels": 16, "dropout_rate": 0.2}
+  config.data.data_dir = str(tmp_path / "tfds")
+  config.teacher.name, config.teacher.dtype = "mobilenet_v2", "bfloat16"
+  for section in ("network", "teacher"):
+    with config[section].unlocked():
+      config[section].options = tiny
+  config.arch.target_gbops = middle_target(config)
+  summary = experiment.run(config, tmp_path / "run")
+  assert len(summary["selected"]) == 6
+  assert summary["selected_gbops"] <= config.arch.target_gbops
+  assert 0 <= summary["final_top1"] <= 100 and summary["skipped_records"] == 0
+
+
+def middle_target(config):
+  """A target that the network of a config can reach."""
+  return sum(task.attainable_range(task.trace_network(config))) / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", TARGETS)
 def test_every_phase_on_generated_images(network, tmp_path):
   config = imagenet_config(f"{network}-smoke")
   config.data.data_dir = str(tmp_path / "tfds")
