@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluation_batch_size = 150  # Global; 450 test images in three batches.
   config.reestimation_batches = 8  # Training batches from which batch-norm statistics are re-estimated.
   config.log_every_seconds = 5.0
+  config.compute_dtype = "float32"  # Of activations; bfloat16 keeps parameters, statistics and losses float32.
   config.bits_from = ml_collections.config_dict.placeholder(str)  # A selected_bits.json: no search.
 
   config.checkpoints = ml_collections.ConfigDict()

@@ -42,6 +42,7 @@ def get_config(experiment: str = "mobilenet_v2") -> ml_collections.ConfigDict:
   config.evaluation_batch_size = 256  # Global; no influence on the results.
   config.reestimation_batches = 50  # [A]: 12,800 images.
   config.log_every_seconds = 30.0
+  config.compute_dtype = "float32"  # Of activations; bfloat16 keeps parameters, statistics and losses float32.
   config.bits_from = ml_collections.config_dict.placeholder(str)  # A selected_bits.json: no search.
 
   config.checkpoints = ml_collections.ConfigDict()

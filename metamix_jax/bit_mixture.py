@@ -37,7 +37,7 @@ def mix_bit_widths(
     Array like x. Only x is saved for the backward pass; the branches are computed again there.
   """
   branches = zip(step_sizes, probabilities, codes.lowest, codes.highest, gradient_scales, strict=True)
-  return sum(pi * fake_quantize(x, s, CodeRange(n, p), g) for s, pi, n, p, g in branches)
+  return sum(pi * fake_quantize(x, s, CodeRange(n, p), g) for s, pi, n, p, g in branches).astype(x.dtype)
 
 
 def _mix_forward(x, step_sizes, probabilities, codes, gradient_scales):
@@ -49,13 +49,14 @@ def _mix_backward(saved, dy):
   x, step_sizes, probabilities, codes, gradient_scales = saved
   branches = zip(step_sizes, probabilities, codes.lowest, codes.highest, gradient_scales, strict=True)
   dx, ds, dpi = 0, [], []
+  dy = dy.astype(jnp.float32)
   for s, pi, n, p, g in branches:
     inside, slope = straight_through_gradients(x, s, CodeRange(n, p))
     dx += jnp.where(inside, pi * dy, 0)
     ds.append(g * pi * jnp.sum(dy * slope))
     dpi.append(jnp.sum(dy * fake_quantize(x, s, CodeRange(n, p), g)))
   zero_codes = CodeRange(jnp.zeros_like(codes.lowest), jnp.zeros_like(codes.highest))
-  return dx, jnp.stack(ds), jnp.stack(dpi), zero_codes, jnp.zeros_like(gradient_scales)
+  return dx.astype(x.dtype), jnp.stack(ds), jnp.stack(dpi), zero_codes, jnp.zeros_like(gradient_scales)
 
 
 mix_bit_widths.defvjp(_mix_forward, _mix_backward)

@@ -51,6 +51,8 @@ BITS = Rule(lambda v: _is_int(v) and 2 <= v <= 8, "an integer from 2 to 8")
 BIT_WIDTHS = Rule(_is_bit_widths, "at least two different integers from 2 to 8 in ascending order")
 CHANNELS = Rule(_is_channels, "a tuple of numbers, one for each image channel")
 
+FLOAT_TYPE = Rule(lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16")
+
 RULES = {
     "seed": COUNT,
     "batch_size": POSITIVE_INT,
@@ -60,6 +62,7 @@ RULES = {
     "bits_from": OPTIONAL_PATH,
     "checkpoints.every_steps": POSITIVE_INT,
     "checkpoints.max_to_keep": POSITIVE_INT,
+    "compute_dtype": FLOAT_TYPE,
     "data.name": NAME,
     "data.data_dir": OPTIONAL_PATH,
     "data.train_split": NAME,
@@ -95,7 +98,7 @@ RULES = {
     "arch.l2": NOT_NEGATIVE,
     "teacher.name": NAME,
     "teacher.weights": OPTIONAL_PATH,
-    "teacher.dtype": Rule(lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
+    "teacher.dtype": FLOAT_TYPE,
     "pretraining.weights": OPTIONAL_PATH,
     "pretraining.epochs": COUNT,
     "pretraining.learning_rate": POSITIVE,

@@ -65,13 +65,14 @@ class QuantLayer(nn.Module):
   def quantize_input(self, x: Array) -> Array:
     """The layer's input as its convolution sees it: full precision, one bit-width (M1) or a mixture (M6)."""
     if self.is_mutable_collection("calibration"):
-      self.put_variable("calibration", "mean_magnitude", jnp.mean(jnp.abs(x)))
+      self.put_variable("calibration", "mean_magnitude", jnp.mean(jnp.abs(x), dtype=jnp.float32))
     if not self.has_variable("precision", "candidate") and not self.has_variable("precision", "probabilities"):
       return x
     step_sizes = self.get_variable("step_sizes", "activation")
     codes = code_range(self.scheme.candidate_bits, self.input_range)
     scales = step_size_gradient_scale(x.size * self._num_replicas(), codes.highest)
-    shifted = x + input_shift(self.input_range)
+    shift = input_shift(self.input_range)
+    shifted = x.astype(jnp.float32) + shift if shift else x  # Added in bfloat16, the shift would round x.
     if self.has_variable("precision", "candidate"):
       candidate = self.get_variable("precision", "candidate")
       chosen = CodeRange(codes.lowest[candidate], codes.highest[candidate])
@@ -79,7 +80,7 @@ class QuantLayer(nn.Module):
     else:
       probabilities = self.get_variable("precision", "probabilities")
       quantized = mix_bit_widths(shifted, step_sizes, probabilities, codes, scales)
-    return quantized - input_shift(self.input_range)
+    return (quantized - shift).astype(x.dtype)
 
   def quantize_kernel(self, kernel: Array) -> Array:
     """The kernel [..., C], on the grid of its output channels where it has weight step sizes (M1)."""

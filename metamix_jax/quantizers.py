@@ -89,24 +89,28 @@ def step_size_gradient_scale(num_elements: Array, highest: Array) -> Array:
 def fake_quantize(x: Array, step_size: Array, codes: CodeRange, gradient_scale: Array) -> Array:
   """M1 [L, C]: x^ = s * round(clip(x / s, n, p)), ties to even, with the gradients of M2.
 
+  Computed in float32 whatever the type of x.
+
   Args:
     x: values, any shape, floating point.
-    step_size: s > 0, broadcastable to x from the right: scalar, or [out_channels] for a kernel.
+    step_size: s > 0, float32, broadcastable to x from the right: scalar, or [out_channels] for a kernel.
     codes: n and p, scalars.
     gradient_scale: g of M2, scalar.
 
   Returns:
-    Array like x, on the grid s * {n, ..., p}.
+    Array like x, on the grid s * {n, ..., p}, rounded to x's type.
   """
-  return step_size * jnp.round(jnp.clip(_in_steps(x, step_size), codes.lowest, codes.highest))
+  codes_of_x = jnp.round(jnp.clip(_in_steps(x, step_size), codes.lowest, codes.highest))
+  return (step_size * codes_of_x).astype(x.dtype)
 
 
 def _in_steps(x: Array, step_size: Array) -> Array:
-  """x / s, correctly rounded.
+  """x / s in float32, correctly rounded.
 
   XLA turns a division by a broadcast value into a product with its reciprocal, one unit in the last place off in
   a quarter of the cases: enough to move a tie. A divisor that depends on the element keeps the division.
   """
+  x = x.astype(jnp.float32)
   return x / jnp.where(jnp.isnan(x), x, step_size)
 
 
@@ -128,7 +132,7 @@ def straight_through_gradients(x: Array, step_size: Array, codes: CodeRange) -> 
 
   Returns:
     inside: bool like x, true where n <= x / s <= p; dx^/dx is 1 there and 0 elsewhere.
-    slope: like x: n below the range, p above it, round(x / s) - x / s within.
+    slope: float32, of x's shape: n below the range, p above it, round(x / s) - x / s within.
   """
   scaled = _in_steps(x, step_size)
   clipped = jnp.clip(scaled, codes.lowest, codes.highest)

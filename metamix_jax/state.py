@@ -32,6 +32,8 @@ class Network:
     mean: of each image channel on the scale 0..1.
     deviation: of each image channel on the scale 0..1.
     step_size_floor: lowest value of any step size (M4: never <= 0).
+    dtype: what activations are computed in, "float32" or "bfloat16"; parameters, step sizes, statistics of batch norm,
+      quantisers, logits and losses are float32 in any case.
   """
 
   module: nn.Module
@@ -39,6 +41,7 @@ class Network:
   mean: tuple[float, ...]
   deviation: tuple[float, ...]
   step_size_floor: float
+  dtype: str = "float32"
 
   @property
   def searched_layers(self) -> tuple[LayerCost, ...]:

@@ -139,7 +139,7 @@ def batch_moments_step(meta: MetaState, precision: Tree, batch: Batch) -> Tree:
   """Mean and variance that batch norm sees on this batch at a precision, shaped like `batch_stats` [A]."""
   variables = _variables(meta.weights, meta.step_sizes, meta.batch_stats, precision)
   _, written = meta.network.module.apply(
-      variables, meta.network.normalize(batch["image"]), train=True, mutable=["batch_moments"],
+      variables, meta.network.normalize(batch["image"]).astype(meta.network.dtype), train=True, mutable=["batch_moments"],
       rngs={"dropout": _dropout_key(meta)})
   return written.get("batch_moments", {})
 
@@ -160,15 +160,16 @@ def _task_gradients(meta: MetaState, batch_stats: Tree, precision: Tree, batch: 
 def _forward_training(network, weights, step_sizes, batch_stats, precision, images, dropout_key):
   """Logits [N, classes] with batch norm in training mode, and the running statistics after this batch."""
   logits, written = network.module.apply(
-      _variables(weights, step_sizes, batch_stats, precision), network.normalize(images), train=True,
-      mutable=["batch_stats"], rngs={"dropout": dropout_key})
-  return logits, written.get("batch_stats", batch_stats)
+      _variables(weights, step_sizes, batch_stats, precision), network.normalize(images).astype(network.dtype),
+      train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key})
+  return logits.astype(jnp.float32), written.get("batch_stats", batch_stats)
 
 
 def _predict(network, weights, step_sizes, batch_stats, precision, images):
   """Logits [N, classes] in evaluation mode."""
   variables = _variables(weights, step_sizes, batch_stats, precision)
-  return network.module.apply(variables, network.normalize(images), train=False)
+  logits = network.module.apply(variables, network.normalize(images).astype(network.dtype), train=False)
+  return logits.astype(jnp.float32)
 
 
 def _variables(weights, step_sizes, batch_stats, precision):

@@ -92,7 +92,8 @@ def prepare(config: ml_collections.ConfigDict) -> Task:
   if config.bits_from is not None:
     selection.read_selected_bits(config.bits_from, layers)
   network = Network(
-      module, layers, config.data.mean, config.data.deviation, config.quantization.step_size_floor)
+      module, layers, config.data.mean, config.data.deviation, config.quantization.step_size_floor,
+      config.compute_dtype)
   teacher = None
   if config.teacher.name not in (STUDENT, LABELS):
     module = create_network(config.teacher.name, info.num_classes, scheme, config.teacher.options.to_dict())

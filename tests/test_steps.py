@@ -134,3 +134,31 @@ def test_macs_and_uniform_costs_of_mobilenet_v2():
   for index, width in enumerate(widths):
     expected = golden["gbops_first_last_8bit_rest_w4"][f"a{width}"]
     assert abs(gbops(layers, uniform_bits(layers, index)) - expected) < 1e-9
+
+
+@pytest.mark.parametrize("depthwise", ["shifted", "native"])
+def test_bfloat16_keeps_states_float32(programs, batch, depthwise):
+  """bfloat16 has 8 bits of mantissa: losses agree to a few of its units, gradients point the same way."""
+  results = {}
+  for dtype in ("float32", "bfloat16"):
+    scheme = QuantizationScheme((3, 4, 8), 4, 8, "batch", depthwise)
+    options = {"stem_stride": 1, "stem_channels": 8, "last_channels": 16, "blocks": (
+        (3, 16, 16, True, "relu", 1), (5, 32, 24, True, "hard_swish", 2), (3, 48, 24, False, "hard_swish", 1))}
+    module = create_network("mobilenet_v3_small", 4, scheme, options)
+    network = Network(module, trace_layers(module, SHAPE), (0.5,), (0.3,), 1e-6, dtype)
+    meta = create_meta_state(network, optax.trace(0.9), SHAPE, seed=0)
+    split = parallel.split_batch(batch, 1)
+    meta = meta.with_activation_step_sizes(programs[1].calibration_step(meta, split)).with_weight_step_sizes()
+    meta = meta.with_optimizer(optax.trace(0.9))
+    arch = create_arch_state(
+        network, optax.trace(0.9), seed=0, deviation=1e-3, target_gbops=1e-4, penalty_weight=1.0)
+    new_meta, metrics = programs[1].bit_meta_step(meta, split)
+    new_arch, search = programs[1].bit_search_step(arch, meta, split)
+    for leaf in jax.tree.leaves((new_meta, new_arch, metrics, search)):
+      assert leaf.dtype in (jnp.float32, jnp.int32, jnp.uint32)
+    gradients = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(new_meta.optimizer_state)])
+    results[dtype] = float(metrics["loss"]), float(search["task_loss"]), gradients
+  exact, rounded = results["float32"], results["bfloat16"]
+  np.testing.assert_allclose(rounded[:2], exact[:2], rtol=0.02)
+  cosine = rounded[2] @ exact[2] / np.linalg.norm(rounded[2]) / np.linalg.norm(exact[2])
+  assert 0.97 < cosine < 1 - 1e-7  # The same direction, and not the same numbers: bfloat16 was used.

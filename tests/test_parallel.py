@@ -1,0 +1,86 @@
+"""The same global batch gives the same parameters on any number of devices and processes; the host never waits."""
+
+import dataclasses
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from metamix_jax import loop, parallel, phases, task
+from tests.test_experiment import data_dir, tiny_config  # pylint: disable=unused-import  The fixture.
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def parameters_after_steps(folder, num_processes, devices_each):
+  """Runs several_processes.py; returns its parameters."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  output = folder / f"{num_processes}x{devices_each}.npz"
+  environment = os.environ | {
+      "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices_each}"}
+  processes = [subprocess.Popen(
+      [sys.executable, "-m", "tests.several_processes", str(process), str(num_processes), str(port), str(output)],
+      cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+      for process in range(num_processes)]
+  for process in processes:
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+  return dict(np.load(output))
+
+
+def test_devices_and_processes_do_not_matter(tmp_path):
+  """Three bit-meta, bit-search and weight steps on 1, 2 and 8 devices, and on 2 processes with 2 devices each."""
+  one = parameters_after_steps(tmp_path, 1, 1)
+  assert len(one) > 30 and any(name.startswith("alpha:") for name in one)
+  for num_processes, devices_each in ((1, 2), (1, 8), (2, 2)):
+    other = parameters_after_steps(tmp_path, num_processes, devices_each)
+    assert other.keys() == one.keys()
+    for name, values in one.items():
+      # atol: float32 sums in another order, for numbers that are nearly nothing.
+      np.testing.assert_allclose(other[name], values, rtol=1e-5, atol=1e-6, err_msg=f"{num_processes}x{devices_each} {name}")
+
+
+def test_no_step_moves_anything_to_the_host(data_dir):
+  """Between two printed lines the host reads nothing from the devices and sends nothing but batches."""
+  config = tiny_config(data_dir)
+  config.log_every_seconds = 1e6
+  work = task.prepare(config)
+  meta = phases.start_step_sizes(work, phases.create_student(work))
+  meta = meta.with_optimizer(work.optimizer(1e-3))
+  steps = loop.Loop(work, "bit_selection", None)
+  state = steps.start({"meta": meta, "arch": phases.create_architecture(work)})
+  guarded = 0
+  for number, (_, batch) in enumerate(steps.batches()):
+    if number >= work.steps_per_epoch - 1:
+      break
+    with jax.transfer_guard_device_to_host("disallow" if number else "allow"):  # The first step compiles.
+      batch = work.programs.label_targets(work.num_classes, batch)
+      meta, metrics = work.programs.bit_meta_step(state["meta"], batch)
+      arch, _ = work.programs.bit_search_step(state["arch"], meta, batch)
+      state = {"meta": meta, "arch": arch}
+      steps.after_step(state, metrics)
+      guarded += number > 0
+  assert guarded == work.steps_per_epoch - 2
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4])
+def test_evaluation_is_the_same_on_any_number_of_devices(num_devices, data_dir):
+  """450 images in batches of 128 over 1, 2 and 4 devices: the last batch is a quarter padding."""
+  work = task.prepare(tiny_config(data_dir))
+  on_few = dataclasses.replace(work, programs=parallel.make_programs(jax.devices()[:num_devices]))
+  meta = phases.create_student(on_few)
+  top1 = phases.evaluate(on_few, on_few.replicate(meta), {})
+  expected = []
+  for batch in work.evaluation_batches():
+    logits = meta.network.module.apply(
+        {"params": meta.weights, "batch_stats": meta.batch_stats}, meta.network.normalize(batch["image"]), train=False)
+    expected.extend((np.argmax(logits, -1) == batch["label"])[batch["mask"] > 0])
+  assert len(expected) == 450
+  assert top1 == 100 * np.sum(expected) / 450
