@@ -21,7 +21,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("network", [
-    "mobilenet_v2", "mobilenet_v3_large", pytest.param("resnet18", marks=pytest.mark.slow)])
+    "mobilenet_v2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v3_large", "resnet18"))])
 def test_eight_bits_keep_97_percent_of_predictions(network, data_dir):
   """Trained for a few epochs on the 1,347 training digits, compared on the 450 test digits."""
   config = digits_config()

@@ -50,14 +50,15 @@ def uninterrupted(data_dir, tmp_path_factory):
   return workdir
 
 
-@pytest.mark.parametrize("num_kills", [4, pytest.param(10, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_kills", [10, 50])
 def test_killed_runs_end_in_the_same_network(num_kills, uninterrupted, data_dir, tmp_path):
   """SIGTERM and SIGKILL in turns, at random moments after random steps, saves among them: every second step saves."""
   rng, kills, output = random.Random(num_kills), 0, []
   while True:
     process = start(tmp_path, data_dir)
     # Enough kills before the end, and after SIGKILL at most two steps are repeated, so every attempt gets on.
-    last_line = rng.randint(3, max(3, 2 * STEPS // num_kills))
+    last_line = rng.randint(3, max(3, STEPS // num_kills))
     steps = 0
     for line in process.stdout:
       output.append(line)
@@ -98,6 +99,25 @@ class StopAfter(loop.Saving):
   @stop_requested.setter
   def stop_requested(self, value):
     pass
+
+
+def test_stopped_runs_end_in_the_same_network(data_dir, tmp_path):
+  """Stopped once in each phase and between phases; the slow test above does it with signals and processes."""
+  config = tiny_config(data_dir)
+  config.checkpoints.every_steps = 2
+  whole = experiment.run(config, tmp_path / "whole")
+  workdir, stops = tmp_path / "stopped", []
+  summary = None
+  for steps in (2, 5, 9, 3, 2, 4, 1000):  # Checks of stop_requested: one a step, one a phase.
+    try:
+      summary = experiment.run(config, workdir, StopAfter((workdir / "checkpoints").absolute(), steps))
+      break
+    except loop.Interrupted as interruption:
+      stops.append(str(interruption))
+  assert len(stops) >= 4 and {stop.split()[-1] for stop in stops} >= {"pretraining", "bit_selection"}, stops
+  assert {name: value for name, value in summary.items() if name != "seconds"} == {
+      name: value for name, value in whole.items() if name != "seconds"}
+  jax.tree.map(np.testing.assert_array_equal, parameters(workdir), parameters(tmp_path / "whole"))
 
 
 @pytest.fixture
