@@ -10,6 +10,7 @@ import jax
 from ml_collections import config_flags
 
 from metamix_jax import experiment, report
+from metamix_jax.command_line import flags_parser, stop
 from metamix_jax.loop import Interrupted, Saving
 
 # sysexits.h's EX_TEMPFAIL, "try again": what a cluster's launcher should do.
@@ -36,7 +37,7 @@ def main(argv):
   try:
     summary = experiment.run(_CONFIG.value, workdir, saving)
   except ValueError as error:
-    _stop(error)
+    stop("metamix_jax", error)
   except Interrupted as interruption:
     print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
@@ -44,23 +45,10 @@ def main(argv):
   print(f"\nWritten: {workdir / 'report' / 'summary.json'}, {workdir / 'selected_bits.json'}")
 
 
-def _stop(error: Exception):
-  print(f"metamix_jax: {error}", file=sys.stderr)
-  sys.exit(2)
-
-
-def _parse_flags(argv):
-  """Flags, with a sentence instead of a traceback for a field that the config does not have."""
-  try:
-    return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    _stop(error)
-
-
 def run():
   """Console entry point."""
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main, flags_parser=_parse_flags)
+  app.run(main, flags_parser=flags_parser("metamix_jax"))
 
 
 if __name__ == "__main__":

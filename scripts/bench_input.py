@@ -16,7 +16,6 @@ import functools
 import os
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 
@@ -26,6 +25,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from metamix_jax import data
+from metamix_jax.command_line import stop
 from metamix_jax.data import images as image_functions
 from metamix_jax.data.datasets import records
 
@@ -46,8 +46,7 @@ def main(argv):
   try:
     handle = data.open_dataset("imagenet2012", _DATA_DIR.value)
   except ValueError as error:
-    print(f"bench_input: {error}", file=sys.stderr)
-    sys.exit(2)
+    stop("bench_input", error)
   split = f"train[:{min(_IMAGES.value, handle.info.splits['train'].num_examples)}]"
   runs = {
       "pipeline": functools.partial(run_pipeline, handle, split),

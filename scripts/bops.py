@@ -8,13 +8,12 @@
 Needs no data: a data set's number of classes is known before it is prepared. Nothing is compiled.
 """
 
-import sys
-
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from metamix_jax import report, selection, task
+from metamix_jax.command_line import flags_parser, stop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
 _BITS = flags.DEFINE_string("bits", None, "A candidate bit-width for all searched layers, or a selected_bits.json.")
@@ -28,8 +27,7 @@ def main(argv):
     layers = task.trace_network(_CONFIG.value)
     print(report.format_costs(layers, _activation_bits(layers, _CONFIG.value.quantization.candidate_bits)))
   except ValueError as error:
-    print(f"bops: {error}", file=sys.stderr)
-    sys.exit(2)
+    stop("bops", error)
 
 
 def _activation_bits(layers, candidate_bits):
@@ -45,4 +43,4 @@ def _activation_bits(layers, candidate_bits):
 
 if __name__ == "__main__":
   flags.mark_flag_as_required("config")
-  app.run(main)
+  app.run(main, flags_parser=flags_parser("bops"))

@@ -10,33 +10,28 @@ written.
 """
 
 import pathlib
-import sys
 
 from absl import app
 from absl import logging as absl_logging
 import jax
 
 from metamix_jax import pretrained
+from metamix_jax.command_line import stop
 
 
 def main(argv):
   """Converts; a bad input ends in one sentence and status 2."""
   absl_logging.set_verbosity(absl_logging.WARNING)
   if len(argv) != 4:
-    _stop(f"the arguments are MODEL IN OUT, MODEL one of {', '.join(pretrained.TORCHVISION_NAMES)}.")
+    stop("import_torchvision", f"the arguments are MODEL IN OUT, MODEL one of {', '.join(pretrained.TORCHVISION_NAMES)}.")
   network, source, target = argv[1:]
   try:
     tree = pretrained.convert_file(pathlib.Path(source), network)
     pretrained.save(target, tree)
   except ValueError as error:
-    _stop(error)
+    stop("import_torchvision", error)
   leaves = jax.tree.leaves(tree)
   print(f"{target}: {network}, {len(leaves)} arrays, {sum(leaf.size for leaf in leaves):,} numbers.")
-
-
-def _stop(error):
-  print(f"import_torchvision: {error}", file=sys.stderr)
-  sys.exit(2)
 
 
 if __name__ == "__main__":

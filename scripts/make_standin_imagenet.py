@@ -10,13 +10,14 @@ those of ImageNet's first classes: a network still has 1,000 outputs. The same a
 
 import colorsys
 import pathlib
-import sys
 
 from absl import app, flags
 from absl import logging as absl_logging
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+
+from metamix_jax.command_line import stop
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets; imagenet2012/VERSION is made in it.")
 _TRAIN = flags.DEFINE_integer("train", 2000, "Training images.", lower_bound=1)
@@ -88,8 +89,7 @@ def main(argv):
         pathlib.Path(_DATA_DIR.value), {"train": _TRAIN.value, "validation": _VALIDATION.value}, _CLASSES.value,
         _PER_SHARD.value)
   except ValueError as error:
-    print(f"make_standin_imagenet: {error}", file=sys.stderr)
-    sys.exit(2)
+    stop("make_standin_imagenet", error)
   size = sum(file.stat().st_size for file in folder.iterdir())
   print(f"{folder}: {_TRAIN.value} + {_VALIDATION.value} images, {size / 1e6:.0f} MB.")
 

@@ -1,0 +1,27 @@
+"""What the commands share: flags, and errors in one sentence with status 2."""
+
+from collections.abc import Callable
+import sys
+from typing import NoReturn
+
+from absl import flags
+
+
+def stop(program: str, error: Exception | str) -> NoReturn:
+  """Prints one sentence to stderr and ends the process with status 2."""
+  print(f"{program}: {error}", file=sys.stderr)
+  sys.exit(2)
+
+
+def flags_parser(program: str) -> Callable[[list[str]], list[str]]:
+  """For absl's app.run: a sentence instead of a traceback for a flag or a config field that there is not."""
+  def parse(argv):
+    try:
+      return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+      # str() of a KeyError is the repr of its text.
+      text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+      # A config file that raises arrives with its traceback; the error itself stands in the last line.
+      stop(program, [line for line in text.splitlines() if line.strip()][-1].removeprefix("ValueError: "))
+
+  return parse
