@@ -1,5 +1,6 @@
 """What the commands share: flags, and errors in one sentence with status 2."""
 
+import ast
 from collections.abc import Callable
 import sys
 from typing import NoReturn
@@ -19,8 +20,9 @@ def flags_parser(program: str) -> Callable[[list[str]], list[str]]:
     try:
       return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-      # str() of a KeyError is the repr of its text.
-      text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+      text = str(error)
+      if text[:1] in ("'", '"'):  # ml_collections wraps a KeyError, whose str() is the repr of its text.
+        text = ast.literal_eval(text)
       # A config file that raises arrives with its traceback; the error itself stands in the last line.
       stop(program, [line for line in text.splitlines() if line.strip()][-1].removeprefix("ValueError: "))
 
