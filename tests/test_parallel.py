@@ -35,16 +35,21 @@ def parameters_after_steps(folder, num_processes, devices_each):
   return dict(np.load(output))
 
 
-def test_devices_and_processes_do_not_matter(tmp_path):
-  """Three bit-meta, bit-search and weight steps on 1, 2 and 8 devices, and on 2 processes with 2 devices each."""
-  one = parameters_after_steps(tmp_path, 1, 1)
+@pytest.fixture(scope="module")
+def on_one_device(tmp_path_factory):
+  return parameters_after_steps(tmp_path_factory.mktemp("one"), 1, 1)
+
+
+@pytest.mark.parametrize("num_processes, devices_each", [(1, 8), (2, 2), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_devices_and_processes_do_not_matter(num_processes, devices_each, on_one_device, tmp_path):
+  """Three bit-meta, bit-search and weight steps on one device, and on several of one or two processes."""
+  one = on_one_device
   assert len(one) > 30 and any(name.startswith("alpha:") for name in one)
-  for num_processes, devices_each in ((1, 2), (1, 8), (2, 2)):
-    other = parameters_after_steps(tmp_path, num_processes, devices_each)
-    assert other.keys() == one.keys()
-    for name, values in one.items():
-      # atol: float32 sums in another order, for numbers that are nearly nothing.
-      np.testing.assert_allclose(other[name], values, rtol=1e-5, atol=1e-6, err_msg=f"{num_processes}x{devices_each} {name}")
+  other = parameters_after_steps(tmp_path, num_processes, devices_each)
+  assert other.keys() == one.keys()
+  for name, values in one.items():
+    # atol: float32 sums in another order, for numbers that are nearly nothing.
+    np.testing.assert_allclose(other[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_no_step_moves_anything_to_the_host(data_dir):

@@ -136,7 +136,7 @@ def test_macs_and_uniform_costs_of_mobilenet_v2():
     assert abs(gbops(layers, uniform_bits(layers, index)) - expected) < 1e-9
 
 
-@pytest.mark.parametrize("depthwise", ["shifted", "native"])
+@pytest.mark.parametrize("depthwise", ["shifted", pytest.param("native", marks=pytest.mark.slow)])
 def test_bfloat16_keeps_states_float32(programs, batch, depthwise):
   """bfloat16 has 8 bits of mantissa: losses agree to a few of its units, gradients point the same way."""
   results = {}
