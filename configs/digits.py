@@ -17,6 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.batch_size = 64  # Global, over all devices.
   config.evaluation_batch_size = 150  # Global; 450 test images in three batches.
   config.reestimation_batches = 8  # Training batches from which batch-norm statistics are re-estimated.
+  config.evaluate_every_epochs = 5  # While weights are trained; the best step is kept beside the newest. 0: never.
   config.log_every_seconds = 5.0
   config.compute_dtype = "float32"  # Of activations; bfloat16 keeps parameters, statistics and losses float32.
   config.bits_from = ml_collections.config_dict.placeholder(str)  # A selected_bits.json: no search.
@@ -45,6 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.network = ml_collections.ConfigDict()
   config.network.name = "mobilenet_v2"
+  config.network.synchronized_batch_norm = True  # False: each device normalises by its own part of the batch.
   config.network.options = ml_collections.ConfigDict()
   config.network.options.stem_stride = 1
   config.network.options.stem_channels = 16

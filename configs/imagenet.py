@@ -41,13 +41,14 @@ def get_config(experiment: str = "mobilenet_v2") -> ml_collections.ConfigDict:
   config.batch_size = 256  # [C]; global, over all devices.
   config.evaluation_batch_size = 256  # Global; no influence on the results.
   config.reestimation_batches = 50  # [A]: 12,800 images.
+  config.evaluate_every_epochs = 1  # While weights are trained; the best step is kept beside the newest. 0: never.
   config.log_every_seconds = 30.0
   config.compute_dtype = "float32"  # Of activations; bfloat16 keeps parameters, statistics and losses float32.
   config.bits_from = ml_collections.config_dict.placeholder(str)  # A selected_bits.json: no search.
 
   config.checkpoints = ml_collections.ConfigDict()
   config.checkpoints.every_steps = 1000  # Within a phase; a phase's end and a SIGTERM save in any case.
-  config.checkpoints.max_to_keep = 2  # The newest ones of the running phase.
+  config.checkpoints.max_to_keep = 2  # The newest ones of the running phase, and the best besides.
 
   config.data = ml_collections.ConfigDict()
   config.data.name = "imagenet2012"
@@ -69,6 +70,7 @@ def get_config(experiment: str = "mobilenet_v2") -> ml_collections.ConfigDict:
 
   config.network = ml_collections.ConfigDict()
   config.network.name = network
+  config.network.synchronized_batch_norm = True  # False: each device normalises by its own part of the batch.
   config.network.options = ml_collections.ConfigDict(options)
 
   config.quantization = ml_collections.ConfigDict()

@@ -70,11 +70,14 @@ class BatchNorm(nn.Module):
     axis_name: pmap axis over which the batch is split, or None.
     momentum: weight of the OLD running statistics (PyTorch's momentum is 1 minus this).
     epsilon: added to the variance.
+    synchronized: whether the moments of the global batch normalise, or on each replica those of its own part; the
+      running statistics are then the mean of the parts' moments, the same on all replicas.
   """
 
   axis_name: str | None
   momentum: float
   epsilon: float
+  synchronized: bool = True
 
   @nn.compact
   def __call__(self, x: Array, *, train: bool) -> Array:
@@ -88,10 +91,12 @@ class BatchNorm(nn.Module):
       factor = jax.lax.rsqrt(running_variance.value + self.epsilon) * scale
       return ((x - running_mean.value) * factor + bias).astype(x.dtype)
 
-    y, mean, variance = normalize_batch(x, scale, bias, self.epsilon, self.axis_name)
-    replicas = 1 if self.axis_name is None else jax.lax.psum(1, self.axis_name)
-    count = x.size // x.shape[-1] * replicas
+    over = self.axis_name if self.synchronized else None
+    y, mean, variance = normalize_batch(x, scale, bias, self.epsilon, over)
+    count = x.size // x.shape[-1] * (1 if over is None else jax.lax.psum(1, over))
     unbiased = variance * (count / max(count - 1, 1))
+    if over != self.axis_name:
+      mean, unbiased = jax.lax.pmean((mean, unbiased), self.axis_name)
     if self.is_mutable_collection("batch_moments"):
       self.put_variable("batch_moments", "mean", mean)
       self.put_variable("batch_moments", "var", unbiased)

@@ -26,6 +26,7 @@ class LayerCost:
     candidate_bits: candidate activation bit-widths; one entry: not searched.
     weight_bits: bits of the weights.
     kind: "conv", "depthwise" or "dense".
+    input_range: what the layer reads (M3): "unsigned", "signed" or "hard_swish".
   """
 
   name: str
@@ -34,6 +35,7 @@ class LayerCost:
   candidate_bits: tuple[int, ...]
   weight_bits: int
   kind: str
+  input_range: str
 
   @property
   def searched(self) -> bool:
@@ -59,7 +61,7 @@ def trace_layers(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple
         fan_in, kind = x.shape[-1], "dense"
       layers.append(LayerCost(
           "/".join(layer.path), math.prod(y.shape[1:]) * fan_in, math.prod(x.shape[1:]),
-          layer.scheme.candidate_bits, layer.scheme.weight_bits, kind,
+          layer.scheme.candidate_bits, layer.scheme.weight_bits, kind, layer.input_range,
       ))
     return y
 

@@ -11,11 +11,11 @@ import numpy as np
 import optax
 
 from metamix_jax import config as config_rules
-from metamix_jax import phases, pretrained, report, selection
+from metamix_jax import phases, pretrained, processes, report, selection
 from metamix_jax.bops import gbops
-from metamix_jax.checkpoints import PhaseCheckpoints, remove_steps
+from metamix_jax.checkpoints import PhaseCheckpoints, keep_best
 from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
-from metamix_jax.loop import Interrupted, Saving
+from metamix_jax.loop import Interrupted, Saving, StopRequest
 from metamix_jax.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.state import MetaState, Teacher, create_meta_state
 from metamix_jax.task import Task, prepare
@@ -31,25 +31,25 @@ def claim_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   """
   path = workdir / "config.json"
   fields = json.loads(json.dumps(config_rules.flatten(config)))
-  if path.exists():
-    earlier = json.loads(path.read_text())
-    for name in sorted(set(earlier) | set(fields)):
-      if earlier.get(name) != fields.get(name):
-        raise ValueError(
-            f"workdir {workdir} holds a run of another config: {name} is {earlier.get(name)!r} there and "
-            f"{fields.get(name)!r} here; choose another workdir.")
-    return
-  workdir.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(fields, indent=2) + "\n")
+  if processes.is_first() and not path.exists():
+    workdir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fields, indent=2) + "\n")
+  processes.wait_for_all("config.json")
+  earlier = json.loads(path.read_text())
+  for name in sorted(set(earlier) | set(fields)):
+    if earlier.get(name) != fields.get(name):
+      raise ValueError(
+          f"workdir {workdir} holds a run of another config: {name} is {earlier.get(name)!r} there and "
+          f"{fields.get(name)!r} here; choose another workdir.")
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, saving: Saving | None = None) -> dict:
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stop_request: StopRequest | None = None) -> dict:
   """All phases; returns the summary that DIR/report/summary.json holds. A run that is there already is continued.
 
   Args:
     config: a config.
     workdir: DIR.
-    saving: may ask the run to stop; its folder must be DIR/checkpoints.
+    stop_request: asked after every step and phase; None: the run is never asked to stop.
 
   Raises:
     ValueError: the config, the workdir or the bits_from file is wrong, before any compilation; later on, a record that
@@ -59,8 +59,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, saving: Saving
   task = prepare(config)
   claim_workdir(config, workdir)
   checkpoints = PhaseCheckpoints(workdir / "checkpoints")
-  saving = saving or Saving(checkpoints.folder)
-  seconds = {}
+  saving = Saving(checkpoints.folder, stop_request or StopRequest())
+  seconds, best = {}, {}
 
   def phase(name: str, meta: MetaState, compute):
     """The phase's state and results: restored if it is finished, computed and saved otherwise."""
@@ -74,10 +74,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, saving: Saving
       meta, results = compute(meta)
       jax.block_until_ready(meta)
       results["seconds"] = time.monotonic() - start + saving.earlier_seconds.get(name, 0.0)
+      results["best"] = saving.best.get(name)
       checkpoints.save(name, _saved(meta), results)
-    remove_steps(saving.folder / "steps" / name)
-    seconds[name] = results["seconds"]
-    if saving.stop_requested:
+    keep_best(saving.folder, name, results["best"] and results["best"]["step"])
+    seconds[name], best[name] = results["seconds"], results["best"]
+    if saving.stop_request.requested:
       raise Interrupted(f"stopped after {name}")
     return task.replicate(meta), results
 
@@ -106,7 +107,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, saving: Saving
 
   meta, selected = phase("bit_selection", phases.start_step_sizes(task, meta), bit_selection)
   candidates = selected["candidates"]
-  selection.write_selected_bits(workdir / "selected_bits.json", task.network.layers, candidates)
+  if processes.is_first():
+    selection.write_selected_bits(workdir / "selected_bits.json", task.network.layers, candidates)
   selected_gbops = gbops(task.network.layers, selection.bits_of(task.network.layers, candidates))
   logger.info("selected %.6f GBOPs, target %.6f", selected_gbops, config.arch.target_gbops)
 
@@ -133,8 +135,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, saving: Saving
 
   summary = report.summarize(
       config, task.network.layers, candidates, selected["most_probable"], evaluated, seconds,
-      len(task.skipped_records.names) if task.skipped_records else 0)
-  report.write_summary(workdir / "report" / "summary.json", summary)
+      processes.total(len(task.skipped_records.names) if task.skipped_records else 0), best)
+  if processes.is_first():
+    report.write_summary(workdir / "report" / "summary.json", summary)
   return summary
 
 

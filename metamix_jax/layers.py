@@ -25,7 +25,8 @@ from jax import Array
 from metamix_jax.bit_mixture import mix_bit_widths
 from metamix_jax.depthwise import depthwise_conv
 from metamix_jax.quantizers import (
-    CodeRange, code_range, fake_quantize, initial_step_size, input_shift, step_size_gradient_scale,
+    CodeRange, code_range, fake_quantize, initial_step_size, input_shift, lowest_initial_step_size,
+    step_size_gradient_scale,
 )
 
 # He initialisation by fan-out, as torchvision starts its convolutions.
@@ -42,6 +43,7 @@ class QuantizationScheme:
     fixed_bits: activation and weight bits of layers that are not searched (first and last) [C].
     axis_name: pmap axis over which a batch is split, or None.
     depthwise: implementation of depthwise convolutions, see depthwise.py.
+    synchronized_batch_norm: for the batch norm of the network: see batch_norm.BatchNorm.
   """
 
   candidate_bits: tuple[int, ...]
@@ -49,6 +51,7 @@ class QuantizationScheme:
   fixed_bits: int
   axis_name: str | None = None
   depthwise: str = "auto"
+  synchronized_batch_norm: bool = True
 
   @property
   def fixed(self) -> "QuantizationScheme":
@@ -152,9 +155,10 @@ class QuantDense(QuantLayer):
     return self.quantize_input(x) @ kernel + bias.astype(x.dtype)
 
 
-def activation_step_sizes(mean_magnitude: Array, candidate_bits: Sequence[int]) -> Array:
-  """Starting step sizes [B] of a layer's input from mean|x|, scalar (M4)."""
-  return initial_step_size(mean_magnitude, code_range(jnp.array(candidate_bits), "unsigned").highest)
+def activation_step_sizes(mean_magnitude: Array, candidate_bits: Sequence[int], input_range: str) -> Array:
+  """Starting step sizes [B] of a layer's input from mean|x|, scalar (M4), within reach of what it reads."""
+  start = initial_step_size(mean_magnitude, code_range(jnp.array(candidate_bits), "unsigned").highest)
+  return jnp.maximum(start, lowest_initial_step_size(mean_magnitude, jnp.array(candidate_bits), input_range))
 
 
 def weight_step_sizes(kernel: Array, weight_bits: int) -> Array:

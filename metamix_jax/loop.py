@@ -1,7 +1,8 @@
 """The loop that all training phases share: where it continues, when it saves, when it stops."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
+import logging
 import pathlib
 import signal
 from typing import Any
@@ -13,6 +14,8 @@ from metamix_jax.checkpoints import StepCheckpoints
 from metamix_jax.progress import Progress
 from metamix_jax.task import Task
 
+logger = logging.getLogger("metamix_jax")
+
 # In this order; epochs are numbered through the run, so that every phase sees orders of its own.
 TRAINING_PHASES = ("pretraining", "bit_selection", "stage_a", "stage_b")
 
@@ -21,27 +24,40 @@ class Interrupted(Exception):
   """The run was asked to stop; everything up to here is saved, and the same command continues."""
 
 
-@dataclasses.dataclass
-class Saving:
-  """Where a run saves, and whether it has been asked to stop.
+class StopRequest:
+  """Whether the run has been asked to stop.
 
   Attributes:
-    folder: DIR/checkpoints.
-    stop_requested: true after a SIGTERM.
-    earlier_seconds: of each phase that was continued, up to the step where it was.
+    requested: true after a SIGTERM, once `listen_for_sigterm` was called.
   """
 
-  folder: pathlib.Path
-  stop_requested: bool = False
-  earlier_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+  def __init__(self):
+    self.requested = False
 
   def listen_for_sigterm(self) -> None:
     """From here on SIGTERM lets the step end, saves and raises Interrupted. For the main thread."""
     def request_stop(number, frame):
       del number, frame
-      self.stop_requested = True
+      self.requested = True
 
     signal.signal(signal.SIGTERM, request_stop)
+
+
+@dataclasses.dataclass
+class Saving:
+  """Where the phases of a run save their steps, and what may stop them.
+
+  Attributes:
+    folder: DIR/checkpoints.
+    stop_request: asked after every step.
+    earlier_seconds: of each phase that was continued, up to the step where it was.
+    best: {"step", "top1"} of each phase whose steps were evaluated.
+  """
+
+  folder: pathlib.Path
+  stop_request: StopRequest
+  earlier_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+  best: dict[str, dict] = dataclasses.field(default_factory=dict)
 
 
 class Loop:
@@ -57,9 +73,10 @@ class Loop:
     progress: prints its lines.
   """
 
-  def __init__(self, task: Task, phase: str, saving: Saving | None):
+  def __init__(self, task: Task, phase: str, saving: Saving | None, evaluate: Callable[[Any], float] | None = None):
+    """`evaluate`: the state's top-1 in percent, asked for every config.evaluate_every_epochs epochs; None: never."""
     config = task.config
-    self.task, self.phase = task, phase
+    self.task, self.phase, self._evaluate = task, phase, evaluate
     self.num_steps = config[phase].epochs * task.steps_per_epoch
     self.progress = None
     self._saving, self._step, self._checkpoints = saving, 0, None
@@ -70,14 +87,13 @@ class Loop:
 
   def start(self, state: Any) -> Any:
     """The state to begin with, placed on the devices: the newest saved one, or `state`."""
-    state = self.task.replicate(state)
     if self._checkpoints is not None:
       state = self._checkpoints.restore(state)
       self._step = self._checkpoints.last_step
       self._saving.earlier_seconds[self.phase] = self._checkpoints.earlier_seconds
     self.progress = Progress(
         self.phase, self.num_steps, self.task.config.batch_size, self.task.config.log_every_seconds, self._step)
-    return state
+    return self.task.replicate(state)
 
   def batches(self) -> Iterator[tuple[int, dict[str, jax.Array]]]:
     """Epoch of this phase and batch, from the step on at which the loop continues."""
@@ -100,12 +116,14 @@ class Loop:
     """
     self._step += 1
     printed = self.progress.after_step(metrics)
+    top1 = self._evaluated(state)
     stop = self._asked_to_stop()
-    due = self._checkpoints is not None and (self._step % self._checkpoints.every_steps == 0 or stop)
+    due = self._checkpoints is not None and (
+        self._step % self._checkpoints.every_steps == 0 or stop or top1 is not None)
     if printed or due:  # Only here does the host wait for the devices.
       self._check_finite(state)
     if due:
-      self._checkpoints.save(self._step, state)
+      self._checkpoints.save(self._step, state, top1)
     if stop:
       self._checkpoints.wait()
       self._checkpoints.close()
@@ -116,11 +134,23 @@ class Loop:
     if self._checkpoints is not None:
       self._checkpoints.wait()
       self._checkpoints.close()
+      if self._checkpoints.best:
+        self._saving.best[self.phase] = self._checkpoints.best
+
+  def _evaluated(self, state):
+    """Top-1 in percent where an evaluation is due, else None. Before the step is saved, so that none is missed."""
+    epochs, rest = divmod(self._step, self.task.steps_per_epoch)
+    every = self.task.config.evaluate_every_epochs
+    if self._evaluate is None or rest or not every or epochs % every:
+      return None
+    top1 = self._evaluate(state)
+    logger.info("%s: top-1 %.2f after epoch %d", self.phase, top1, epochs)
+    return top1
 
   def _asked_to_stop(self):
     if self._saving is None:
       return False
-    return self._saving.stop_requested or (jax.process_count() > 1 and self._checkpoints.reached_preemption(self._step))
+    return self._saving.stop_request.requested or (jax.process_count() > 1 and self._checkpoints.reached_preemption(self._step))
 
   def _check_finite(self, state):
     """Raises ValueError if an update was held back because its loss or gradient was not finite."""

@@ -9,14 +9,20 @@ from absl import logging as absl_logging
 import jax
 from ml_collections import config_flags
 
-from metamix_jax import experiment, report
+from metamix_jax import experiment, processes, report
 from metamix_jax.command_line import flags_parser, stop
-from metamix_jax.loop import Interrupted, Saving
+from metamix_jax.loop import Interrupted, StopRequest
 
 # sysexits.h's EX_TEMPFAIL, "try again": what a cluster's launcher should do.
 EXIT_INTERRUPTED = 75
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, selected bits, report.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "This is one of several processes, and the cluster's environment says which.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of the first of several processes, where no cluster's environment says it.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes in all.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
 
 
@@ -24,25 +30,35 @@ def main(argv):
   """Runs all phases of the config and prints the summary; a bad input ends in one sentence and status 2."""
   if len(argv) > 1:
     sys.exit(f"unknown argument {argv[1]!r}; allowed are --config, --config.FIELD=VALUE and --workdir.")
-  absl_logging.set_verbosity(absl_logging.WARNING)
+  # Orbax logs an error with its traceback before it raises it; what it raises ends in a sentence of ours.
+  absl_logging.set_verbosity(absl_logging.FATAL)
   logger = logging.getLogger("metamix_jax")  # Its own, so that libraries' notes stay out of the progress lines.
-  logger.setLevel(logging.INFO)
+  addresses = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  distributed = _DISTRIBUTED.value or any(value is not None for value in addresses)
+  if distributed:  # Before anything asks for a device.
+    try:
+      processes.connect(*addresses)
+    except ValueError as error:
+      stop("metamix_jax", error)
+  logger.setLevel(logging.INFO if processes.is_first() else logging.WARNING)
   logger.addHandler(logging.StreamHandler(sys.stdout))
   logger.propagate = False
   workdir = pathlib.Path(_WORKDIR.value)
   # A run that is continued, or a second run of the folder, then compiles nothing again.
   jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
-  saving = Saving((workdir / "checkpoints").absolute())
-  saving.listen_for_sigterm()
+  stop_request = StopRequest()
+  if not distributed:  # There JAX listens, and tells all processes of the first SIGTERM.
+    stop_request.listen_for_sigterm()
   try:
-    summary = experiment.run(_CONFIG.value, workdir, saving)
+    summary = experiment.run(_CONFIG.value, workdir, stop_request)
   except ValueError as error:
     stop("metamix_jax", error)
   except Interrupted as interruption:
     print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
-  print(report.format_table(summary))
-  print(f"\nWritten: {workdir / 'report' / 'summary.json'}, {workdir / 'selected_bits.json'}")
+  if processes.is_first():
+    print(report.format_table(summary))
+    print(f"\nWritten: {workdir / 'report' / 'summary.json'}, {workdir / 'selected_bits.json'}")
 
 
 def run():

@@ -31,7 +31,7 @@ def create_architecture(task: Task) -> ArchState:
 
 def pretrain(task: Task, meta: MetaState, saving: Saving | None = None) -> MetaState:
   """Trains the full-precision network on labels; it serves as the teacher afterwards."""
-  return _train_at_precision(Loop(task, "pretraining", saving), meta, FULL_PRECISION, None)
+  return _train_at_precision(task, "pretraining", meta, FULL_PRECISION, None, saving)
 
 
 def start_step_sizes(task: Task, meta: MetaState) -> MetaState:
@@ -78,8 +78,8 @@ def train_weights(
     saving: where the steps are saved; None: nowhere.
   """
   precision = assigned_precision(task.network.layers, candidates)
-  meta = meta.with_optimizer(_phase_optimizer(task, stage))
-  return _train_at_precision(Loop(task, stage, saving), meta, precision, teacher)
+  return _train_at_precision(
+      task, stage, meta.with_optimizer(_phase_optimizer(task, stage)), precision, teacher, saving)
 
 
 def evaluate(task: Task, meta: MetaState, precision: Any) -> float:
@@ -119,11 +119,12 @@ def evaluate_selected(task: Task, meta: MetaState, candidates: Mapping[str, int]
   return evaluate(task, reestimate_batch_statistics(task, meta, precision), precision)
 
 
-def _train_at_precision(loop, meta, precision, teacher):
+def _train_at_precision(task, phase, meta, precision, teacher, saving):
+  loop = Loop(task, phase, saving, lambda state: evaluate(task, state["meta"], precision))
   state = loop.start({"meta": meta})
   for _, batch in loop.batches():
-    batch = _with_targets(loop.task, loop.progress, teacher, batch)
-    meta, metrics = loop.task.programs.weight_step(state["meta"], precision, batch)
+    batch = _with_targets(task, loop.progress, teacher, batch)
+    meta, metrics = task.programs.weight_step(state["meta"], precision, batch)
     state = {"meta": meta}
     loop.after_step(state, metrics)
   loop.finish()

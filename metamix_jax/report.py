@@ -18,11 +18,12 @@ PACKAGES = ("metamix_jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorfl
 def summarize(
     config: ml_collections.ConfigDict, layers: Sequence[LayerCost], candidates: Mapping[str, int],
     most_probable: Mapping[str, int], evaluated: Mapping, seconds: Mapping[str, float],
-    skipped_records: int,
+    skipped_records: int, best: Mapping[str, dict | None],
 ) -> dict:
   """The summary of a run: top-1 in percent, costs in GBOPs of one image, bits by layer name, seconds by phase.
 
-  `skipped_records` counts the images that this process met and could not decode.
+  `skipped_records` counts the images that this start of the run met and could not decode; `best` has the best
+  evaluated step of each phase, {"step", "top1"}, or None.
   """
   bits = bits_of(layers, candidates)
   argmax_bits = bits_of(layers, most_probable)
@@ -42,6 +43,7 @@ def summarize(
       "selected_top1": evaluated["selected_top1"],
       "stage_a_top1": evaluated["stage_a_top1"],
       "final_top1": evaluated["final_top1"],
+      "best": {phase: step for phase, step in best.items() if step},
       "skipped_records": skipped_records,
       "seconds": dict(seconds),
       "seed": config.seed,

@@ -116,7 +116,8 @@ class MetaState(struct.PyTreeNode):
     """Step sizes [B] of every layer's input started from mean|x| by layer name (M4)."""
     return self.replace(step_sizes=traverse_util.unflatten_dict({
         (*layer.name.split("/"), "activation"): jnp.maximum(
-            activation_step_sizes(mean_magnitudes[layer.name], layer.candidate_bits), self.network.step_size_floor)
+            activation_step_sizes(mean_magnitudes[layer.name], layer.candidate_bits, layer.input_range),
+            self.network.step_size_floor)
         for layer in self.network.layers
     }))
 

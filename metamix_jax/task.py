@@ -147,7 +147,8 @@ def _augmentation(section):
 def _quantization_scheme(config):
   section = config.quantization
   return QuantizationScheme(
-      section.candidate_bits, section.weight_bits, section.fixed_bits, axis_name=AXIS, depthwise=section.depthwise)
+      section.candidate_bits, section.weight_bits, section.fixed_bits, axis_name=AXIS, depthwise=section.depthwise,
+      synchronized_batch_norm=config.network.synchronized_batch_norm)
 
 
 def _check_networks(config, scheme):

@@ -66,3 +66,20 @@ def test_running_statistics_and_moments_by_hand():
   np.testing.assert_allclose(written["batch_moments"]["var"], [14 / 3], rtol=1e-6)
   evaluated = module.apply(variables, x, train=False)
   np.testing.assert_allclose(evaluated, (x - 10) / np.sqrt(2 + 1e-5), rtol=1e-6)
+
+
+def test_without_synchronisation_each_part_is_normalised_by_itself():
+  """Two replicas with the values 1, 3 and 10, 14: means 2 and 12, unbiased variances 2 and 8."""
+  x = jnp.array([[1.0, 3.0], [10.0, 14.0]]).reshape(2, 2, 1, 1, 1)
+  module = BatchNorm("batch", momentum=0.9, epsilon=0.0, synchronized=False)
+  variables = {
+      "params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)},
+      "batch_stats": {"mean": jnp.array([0.0]), "var": jnp.array([1.0])},
+  }
+  y, written = jax.vmap(
+      lambda part: module.apply(variables, part, train=True, mutable=["batch_stats", "batch_moments"]),
+      axis_name="batch")(x)
+  np.testing.assert_allclose(y.ravel(), [-1, 1, -1, 1], rtol=1e-6)
+  for collection, mean, variance in (("batch_moments", 7, 5), ("batch_stats", 0.7, 0.9 + 0.5)):
+    np.testing.assert_allclose(written[collection]["mean"].ravel(), [mean, mean], rtol=1e-6)
+    np.testing.assert_allclose(written[collection]["var"].ravel(), [variance, variance], rtol=1e-6)

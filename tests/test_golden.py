@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from metamix_jax import bit_mixture, bops, quantizers
+from metamix_jax.layers import activation_step_sizes
 from metamix_jax.quantizers import CodeRange
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "data" / "quantizers.npz")
@@ -46,6 +47,16 @@ def test_ties_and_clip_edges_exactly():
   np.testing.assert_array_equal(y, GOLDEN["edge_y"])
   np.testing.assert_array_equal(dx, GOLDEN["edge_dx"])
   np.testing.assert_allclose(ds, GOLDEN["edge_ds"][0], rtol=1e-6)
+
+
+def test_step_sizes_start_within_reach_of_small_hard_swish_values():
+  """mean|x| = 0.06: at 2 and 3 bits M4's start would clip every value to one; from 4 bits on it is kept."""
+  magnitude = jnp.float32(0.06)
+  step_sizes = activation_step_sizes(magnitude, (2, 3, 4, 8), "hard_swish")
+  m4 = [2 * 0.06 / np.sqrt(2**b - 1) for b in (2, 3, 4, 8)]
+  np.testing.assert_allclose(step_sizes, [0.435 / 3, 0.435 / 7, m4[2], m4[3]], rtol=1e-6)
+  np.testing.assert_allclose(activation_step_sizes(magnitude, (2, 3, 4, 8), "unsigned"), m4, rtol=1e-6)
+  np.testing.assert_allclose(activation_step_sizes(magnitude, (2, 3, 4, 8), "signed"), m4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -122,7 +133,7 @@ def test_mixture_vjp_against_stop_gradient_reference():
 
 def test_straight_through_cost():
   layers = [
-      bops.LayerCost(str(i), int(macs), 1, tuple(int(b) for b in GOLDEN["bops_bits"]), int(bits), "conv")
+      bops.LayerCost(str(i), int(macs), 1, tuple(int(b) for b in GOLDEN["bops_bits"]), int(bits), "conv", "unsigned")
       for i, (macs, bits) in enumerate(zip(GOLDEN["bops_macs"], GOLDEN["bops_weight_bits"], strict=True))
   ]
 

@@ -9,7 +9,7 @@ from metamix_jax import config as config_rules
 from metamix_jax import experiment, task
 
 ROOT = pathlib.Path(__file__).parent.parent
-# From golden/macs_224.json, all searched layers at 4 bits; each target must lie in reach.
+# GBOPs of the paper and of the release.
 TARGETS = {"mobilenet_v2": 5.12, "mobilenet_v3_large": 3.31, "resnet18": 32.86}
 
 

@@ -13,9 +13,9 @@ from metamix_jax.bops import LayerCost
 from metamix_jax.losses import cost_penalty, soft_cross_entropy
 
 LAYERS = (
-    LayerCost("first", 10**9, 100, (8,), 8, "conv"),
-    LayerCost("a", 2 * 10**9, 50, (3, 4, 8), 4, "conv"),
-    LayerCost("b", 3 * 10**9, 30, (3, 4, 8), 4, "depthwise"),
+    LayerCost("first", 10**9, 100, (8,), 8, "conv", "unsigned"),
+    LayerCost("a", 2 * 10**9, 50, (3, 4, 8), 4, "conv", "unsigned"),
+    LayerCost("b", 3 * 10**9, 30, (3, 4, 8), 4, "depthwise", "unsigned"),
 )
 EVALUATED = {
     "full_precision_top1": 90.0, "meta_state_top1": {"3": {"reestimated": 80.0, "shared": 70.0}}, "selected_top1": 85.0,
@@ -25,7 +25,8 @@ EVALUATED = {
 def summary_at(target):
   config = ml_collections.ConfigDict({"seed": 0, "arch": {"target_gbops": target, "target_tolerance": 0.03}})
   # 64 + 8 * 4 + 12 * 8 = 192 GBOPs; argmax had a at 8 bits.
-  return report.summarize(config, LAYERS, {"a": 1, "b": 2}, {"a": 2, "b": 2}, EVALUATED, {"stage_a": 1.0}, 0)
+  return report.summarize(config, LAYERS, {"a": 1, "b": 2}, {"a": 2, "b": 2}, EVALUATED, {"stage_a": 1.0}, 0,
+                          {"stage_a": {"step": 3, "top1": 89.0}, "bit_selection": None})
 
 
 def test_soft_cross_entropy_and_its_gradient_by_hand():
@@ -56,6 +57,7 @@ def test_summary_says_what_was_settled_and_is_strict_json():
   summary = summary_at(192.0)
   assert summary["selected"] == {"a": 4, "b": 8}
   assert summary["settled"] == {"a": [8, 4]}
+  assert summary["best"] == {"stage_a": {"step": 3, "top1": 89.0}}
   assert summary["argmax_gbops"] == pytest.approx(224, rel=1e-12)
   assert summary["average_activation_bits"] == (8 * 100 + 4 * 50 + 8 * 30) / 180
   assert json.loads(json.dumps(summary, allow_nan=False))["final_top1"] == 87.5

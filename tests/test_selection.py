@@ -9,10 +9,10 @@ from metamix_jax.bops import LayerCost, average_activation_bits, gbops
 from metamix_jax.selection import bits_of, most_probable_candidates, settle_candidates
 
 LAYERS = (
-    LayerCost("first", 10**9, 100, (8,), 8, "conv"),
-    LayerCost("a", 2 * 10**9, 50, (3, 4, 8), 4, "conv"),
-    LayerCost("b", 3 * 10**9, 30, (3, 4, 8), 4, "depthwise"),
-    LayerCost("c", 10**9, 20, (3, 4, 8), 4, "conv"),
+    LayerCost("first", 10**9, 100, (8,), 8, "conv", "unsigned"),
+    LayerCost("a", 2 * 10**9, 50, (3, 4, 8), 4, "conv", "unsigned"),
+    LayerCost("b", 3 * 10**9, 30, (3, 4, 8), 4, "depthwise", "unsigned"),
+    LayerCost("c", 10**9, 20, (3, 4, 8), 4, "conv", "unsigned"),
 )
 # Cost: 64 + 8 a + 12 b + 4 c GBOPs; 136 at 3 bits, 256 at 8.
 ALPHA = {"a": np.array([0.1, 0.2, 0.9]), "b": np.array([0.3, 0.25, 0.8]), "c": np.array([0.0, 1.0, 0.9])}

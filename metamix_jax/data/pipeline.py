@@ -132,9 +132,10 @@ def evaluation_batches(
   num_batches = -(-images_per_process // reading.batch_size)
   if _held_in_memory(handle, split, reading, short_side):
     arrays = _arrays(handle, split, reading.image_size)
-    images, labels = (array[reading.process_index::reading.process_count] for array in arrays)
+    arrays = [array[reading.process_index::reading.process_count] for array in arrays]
+    arrays.append(np.ones(len(arrays[0]), bool))  # All of them could be decoded.
     batches = (
-        (images[start:start + reading.batch_size], labels[start:start + reading.batch_size], None)
+        tuple(array[start:start + reading.batch_size] for array in arrays)
         for start in range(0, num_batches * reading.batch_size, reading.batch_size))
   else:
     batches = decoded_batches(
@@ -218,13 +219,12 @@ def _padded(batches, num_batches, reading, channels) -> Iterator[Batch]:
   """Yields exactly `num_batches` batches of the batch size, filled up with zeros and masked."""
   batches = iter(batches)
   shape = (reading.image_size, reading.image_size, channels)
-  nothing = np.zeros((0, *shape), np.uint8), np.zeros((0,), np.int32), None
+  nothing = np.zeros((0, *shape), np.uint8), np.zeros((0,), np.int32), np.zeros((0,), bool)
   for _ in range(num_batches):
     images, labels, decoded = next(batches, nothing)
-    mask = np.ones(len(labels), np.float32) if decoded is None else decoded.astype(np.float32)
     missing = (0, reading.batch_size - len(labels))
     yield {
         "image": np.pad(images, (missing, (0, 0), (0, 0), (0, 0))),
         "label": np.pad(labels, missing),
-        "mask": np.pad(mask, missing),
+        "mask": np.pad(decoded.astype(np.float32), missing),
     }

@@ -42,7 +42,8 @@ class InvertedResidual(nn.Module):
   def __call__(self, x: Array, *, train: bool) -> Array:
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features]."""
     def norm(name):
-      return BatchNorm(self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, name=name)
+      return BatchNorm(
+          self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, self.scheme.synchronized_batch_norm, name=name)
 
     y, hidden, input_range = x, x.shape[-1] * self.expansion, self.input_range
     if self.expansion != 1:
@@ -84,7 +85,8 @@ class MobileNetV2(nn.Module):
   def __call__(self, images: Array, *, train: bool) -> Array:
     """Normalised images [N, H, W, C] -> logits [N, num_classes]."""
     def norm(name):
-      return BatchNorm(self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, name=name)
+      return BatchNorm(
+          self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, self.scheme.synchronized_batch_norm, name=name)
 
     width = self.width_multiplier
     x = QuantConv(

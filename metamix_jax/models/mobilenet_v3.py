@@ -95,7 +95,8 @@ class InvertedResidual(nn.Module):
   def __call__(self, x: Array, *, train: bool) -> Array:
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), output channels]."""
     def norm(name):
-      return BatchNorm(self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, name=name)
+      return BatchNorm(
+          self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, self.scheme.synchronized_batch_norm, name=name)
 
     kernel, expanded, features, squeeze_excite, activation_name, stride = self.block
     activation, activation_range = ACTIVATIONS[activation_name]
@@ -142,7 +143,8 @@ class MobileNetV3(nn.Module):
   def __call__(self, images: Array, *, train: bool) -> Array:
     """Normalised images [N, H, W, C] -> logits [N, num_classes]."""
     def norm(name):
-      return BatchNorm(self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, name=name)
+      return BatchNorm(
+          self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, self.scheme.synchronized_batch_norm, name=name)
 
     x = QuantConv(
         self.scheme.fixed, "signed", self.stem_channels, (3, 3), stride=self.stem_stride, name="stem")(images)

@@ -29,7 +29,8 @@ class ResidualBlock(nn.Module):
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), output channels]; every layer reads a ReLU (M3)."""
     def conv_norm(y, features, kernel, stride, conv_name, norm_name):
       y = QuantConv(self.scheme, "unsigned", features, (kernel, kernel), stride=stride, name=conv_name)(y)
-      norm = BatchNorm(self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, name=norm_name)
+      norm = BatchNorm(
+          self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, self.scheme.synchronized_batch_norm, name=norm_name)
       return norm(y, train=train)
 
     y = x
@@ -70,7 +71,8 @@ class ResNet(nn.Module):
     x = QuantConv(
         self.scheme.fixed, "signed", self.width, (self.stem_kernel,) * 2, stride=self.stem_stride,
         name="stem")(images)
-    norm = BatchNorm(self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, name="stem_norm")
+    norm = BatchNorm(
+        self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, self.scheme.synchronized_batch_norm, name="stem_norm")
     x = nn.relu(norm(x, train=train))
     if self.stem_pool:
       x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
