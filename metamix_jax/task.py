@@ -73,8 +73,7 @@ def prepare(config: ml_collections.ConfigDict) -> Task:
   config_rules.validate(config)
   for name in ("batch_size", "evaluation_batch_size"):
     config_rules.check_batch_size(name, config[name], jax.device_count())
-  scheme = _quantization_scheme(config)
-  _check_networks(config, scheme)  # A wrong name is found before TensorFlow is loaded.
+  _check_networks(config)  # A wrong name is found before TensorFlow is loaded.
 
   from metamix_jax import data  # pylint: disable=g-import-not-at-top  Loads TensorFlow: seconds.
   dataset = data.open_dataset(config.data.name, config.data.data_dir)
@@ -85,19 +84,11 @@ def prepare(config: ml_collections.ConfigDict) -> Task:
     if len(config.data[name]) != info.channels:
       raise ValueError(f"config.data.{name} is {config.data[name]}; the images have {info.channels} channels.")
   image_shape = (config.data.image_size, config.data.image_size, info.channels)
-  module = create_network(config.network.name, info.num_classes, scheme, config.network.options.to_dict())
-  layers = trace_layers(module, image_shape)
-  check_batch_norm(module, image_shape, AXIS)
-  config_rules.check_target(config.arch.target_gbops, attainable_range(layers))
+  network, teacher = build_networks(config, info.num_classes, info.channels)
+  check_batch_norm(network.module, image_shape, AXIS)
+  config_rules.check_target(config.arch.target_gbops, attainable_range(network.layers))
   if config.bits_from is not None:
-    selection.read_selected_bits(config.bits_from, layers)
-  network = Network(
-      module, layers, config.data.mean, config.data.deviation, config.quantization.step_size_floor,
-      config.compute_dtype)
-  teacher = None
-  if config.teacher.name not in (STUDENT, LABELS):
-    module = create_network(config.teacher.name, info.num_classes, scheme, config.teacher.options.to_dict())
-    teacher = dataclasses.replace(network, module=module, layers=())
+    selection.read_selected_bits(config.bits_from, network.layers)
 
   skipped = data.SkippedRecords() if config.data.corrupt_records == "skip" else None
   augmentation = _augmentation(config.data)
@@ -122,18 +113,40 @@ def prepare(config: ml_collections.ConfigDict) -> Task:
       evaluation_batches, skipped, parallel.make_programs())
 
 
-def trace_network(config: ml_collections.ConfigDict) -> tuple[LayerCost, ...]:
-  """The quantised layers of a config's network; the data set need not be there.
+def build_networks(
+    config: ml_collections.ConfigDict, num_classes: int, channels: int
+) -> tuple[Network, Network | None]:
+  """The network to train and, where the config names one of its own, the teacher's.
+
+  Args:
+    config: a validated config.
+    num_classes: outputs.
+    channels: of the images.
+
+  Raises:
+    ValueError: one sentence naming what is wrong with a network's name or options.
+  """
+  scheme = _quantization_scheme(config)
+  module = create_network(config.network.name, num_classes, scheme, config.network.options.to_dict())
+  layers = trace_layers(module, (config.data.image_size, config.data.image_size, channels))
+  network = Network(
+      module, layers, config.data.mean, config.data.deviation, config.quantization.step_size_floor,
+      config.compute_dtype)
+  if config.teacher.name in (STUDENT, LABELS):
+    return network, None
+  module = create_network(config.teacher.name, num_classes, scheme, config.teacher.options.to_dict(), "teacher")
+  return network, dataclasses.replace(network, module=module, layers=())
+
+
+def networks_without_data(config: ml_collections.ConfigDict) -> tuple[Network, Network | None]:
+  """As `build_networks`, from a config alone; the data set need not be there.
 
   Raises:
     ValueError: one sentence naming what is wrong with the config.
   """
   config_rules.validate(config)
   from metamix_jax import data  # pylint: disable=g-import-not-at-top  Loads TensorFlow: seconds.
-  num_classes, channels = data.classes_and_channels(config.data.name, config.data.data_dir)
-  module = create_network(
-      config.network.name, num_classes, _quantization_scheme(config), config.network.options.to_dict())
-  return trace_layers(module, (config.data.image_size, config.data.image_size, channels))
+  return build_networks(config, *data.classes_and_channels(config.data.name, config.data.data_dir))
 
 
 def _augmentation(section):
@@ -151,8 +164,9 @@ def _quantization_scheme(config):
       synchronized_batch_norm=config.network.synchronized_batch_norm)
 
 
-def _check_networks(config, scheme):
+def _check_networks(config):
   """The names, options and weight files of student and teacher, one sentence for what is wrong."""
+  scheme = _quantization_scheme(config)
   for section, weights in (("network", config.pretraining.weights), ("teacher", config.teacher.weights)):
     if section == "teacher" and config.teacher.name in (STUDENT, LABELS):
       continue

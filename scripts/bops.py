@@ -24,7 +24,7 @@ def main(argv):
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
   try:
-    layers = task.trace_network(_CONFIG.value)
+    layers = task.networks_without_data(_CONFIG.value)[0].layers
     print(report.format_costs(layers, _activation_bits(layers, _CONFIG.value.quantization.candidate_bits)))
   except ValueError as error:
     stop("bops", error)

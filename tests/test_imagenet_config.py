@@ -25,7 +25,7 @@ def test_fields_are_valid_and_the_target_in_reach(network):
   config = imagenet_config(network)
   assert config.arch.target_gbops == TARGETS[network]
   assert config.arch.relative_penalty_weight / config.arch.target_gbops == pytest.approx(4)
-  layers = task.trace_network(config)
+  layers = task.networks_without_data(config)[0].layers
   config_rules.check_target(config.arch.target_gbops, task.attainable_range(layers))
 
 
@@ -57,7 +57,7 @@ def test_every_phase_with_tiny_networks(tmp_path):
 
 def middle_target(config):
   """A target that the network of a config can reach."""
-  return sum(task.attainable_range(task.trace_network(config))) / 2
+  return sum(task.attainable_range(task.networks_without_data(config)[0].layers)) / 2
 
 
 @pytest.mark.slow

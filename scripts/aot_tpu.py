@@ -1,0 +1,184 @@
+#!/usr/bin/env python
+"""Compiles the steps of a config for a TPU topology ahead of time, on any machine, and prints what each chip needs.
+
+  pip install "jax[tpu]"            # or the libtpu wheel alone; no TPU is needed
+  JAX_PLATFORMS=cpu python scripts/aot_tpu.py --topology=v5e:4x4 --config=configs/imagenet.py:resnet18
+  JAX_PLATFORMS=cpu python scripts/aot_tpu.py --topology=v5e:8x8 --config=... --batch_sizes=256,512,1024
+
+For each global batch size and each step, per chip: memory of arguments, outputs and temporaries as the compiler reports
+it, and their sum against the chip's memory; FLOPs by the compiler's count, which takes the body of a loop once (bit-meta
+is a loop over the bit-widths); all-reduces and the bytes that they sum, loops counted as often as they turn.
+Nothing is run: speed and numbers are not verified by this. A step takes the compiler minutes; --effort=-1 asks for less
+optimisation, a quarter of the time, and temporaries that are a few percent off.
+"""
+
+import os
+import re
+import time
+
+# The TPU compiler asks for these before it knows that no TPU is wanted; any well-formed value does.
+os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # The compiler alone may be in use several times.
+
+# pylint: disable=wrong-import-position
+from absl import app, flags
+from absl import logging as absl_logging
+import jax
+from jax.experimental import topologies
+from ml_collections import config_flags
+import numpy as np
+
+from metamix_jax import parallel, task, workload
+from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.config import check_batch_size
+from metamix_jax.precision import assigned_precision
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "Generation and shape of a slice, such as v5e:8x8.")
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "Global batch sizes; by default the config's.")
+STEPS = ("teacher", "bit-meta", "bit-search", "stage A", "stage B")
+_STEPS = flags.DEFINE_list("steps", STEPS, "Which of them to compile.")
+_EFFORT = flags.DEFINE_float("effort", 0.0, "Of the compiler, from -1 to 1.", lower_bound=-1.0, upper_bound=1.0)
+
+# GiB of one chip's memory: Cloud TPU's documentation of each generation.
+CHIP_MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
+ITEM_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1, "f64": 8}
+
+
+def main(argv):
+  """Compiles and prints; a bad input ends in one sentence and status 2."""
+  del argv
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  config = _CONFIG.value
+  try:
+    devices = topology_devices(_TOPOLOGY.value)
+    if config.quantization.depthwise == "auto":
+      config.quantization.depthwise = "native"  # "auto" would ask this machine.
+    networks = task.networks_without_data(config)
+    batch_sizes = [int(size) for size in _BATCH_SIZES.value or [config.batch_size]]
+    for size in batch_sizes:
+      check_batch_size("batch_size", size, len(devices))
+    for name in _STEPS.value:
+      if name not in STEPS:
+        raise ValueError(f"--steps names {name!r}; allowed are {', '.join(STEPS)}.")
+  except ValueError as error:
+    stop("aot_tpu", error)
+  memory = CHIP_MEMORY[_TOPOLOGY.value.partition(":")[0]]
+  print(f"{_TOPOLOGY.value}, {len(devices)} chips of {memory} GiB; {config.network.name}, {config.compute_dtype}, "
+        f"teacher {config.teacher.name}, bit-widths {config.quantization.candidate_bits}; JAX {jax.__version__}, effort {_EFFORT.value:g}\n")
+  print("| global batch | step | arguments [MB] | outputs [MB] | temporaries [MB] | of the chip's memory | GFLOPs | "
+        "all-reduces | their MB | compiled in [s] |")
+  print("|---|---|---|---|---|---|---|---|---|---|")
+  for size in batch_sizes:
+    for name, program, arguments in programs(config, *networks, devices, size):
+      if name not in _STEPS.value:
+        continue
+      print(f"| {size} | {name} | {row(program, arguments, memory)}", flush=True)
+
+
+def topology_devices(name):
+  """The chips of a slice, without one; ValueError if there is no such slice or no TPU compiler."""
+  generation = name.partition(":")[0]
+  if generation not in CHIP_MEMORY:
+    raise ValueError(f"--topology is {name!r}; allowed are GENERATION:SHAPE with {', '.join(CHIP_MEMORY)}.")
+  try:
+    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+  except Exception as error:  # JAX raises several types, for a missing wheel and for a wrong shape.
+    raise ValueError(
+        f"--topology {name!r} cannot be described ({str(error).splitlines()[0]}); it needs the libtpu wheel and a shape "
+        "that there is, such as v5e:4x4.") from error
+
+
+def programs(config, network, teacher_network, devices, batch_size):
+  """(name, program, shapes of its arguments) of each step."""
+  steps = parallel.make_programs(devices)
+  channels = len(config.data.mean)
+  states = jax.eval_shape(lambda: workload.create_states(config, network, teacher_network, channels))
+  size = config.data.image_size
+  batch = workload.batch_shapes(len(devices), batch_size, (size, size, channels), num_outputs(states.meta))
+  assigned = jax.eval_shape(lambda: assigned_precision(
+      network.layers, {layer.name: np.int32(0) for layer in network.searched_layers}))
+  if states.teacher is not None:
+    yield "teacher", steps.teacher_targets, (states.teacher, batch)
+  yield "bit-meta", steps.bit_meta_step, (states.meta, batch)
+  yield "bit-search", steps.bit_search_step, (states.arch, states.meta, batch)
+  yield "stage A", steps.weight_step, (states.meta, assigned, batch)
+  yield "stage B", steps.weight_step, (states.stage_b, assigned, batch)
+
+
+def num_outputs(meta):
+  """Classes of the network: the width of its logits."""
+  size = meta.network.layers[0].input_elements
+  channels = len(meta.network.mean)
+  side = round((size / channels)**0.5)
+  image = jax.ShapeDtypeStruct((1, side, side, channels), np.float32)
+  variables = {"params": meta.weights, "batch_stats": meta.batch_stats}
+  return jax.eval_shape(lambda v, x: meta.network.module.apply(v, x, train=False), variables, image).shape[-1]
+
+
+def row(program, arguments, memory):
+  """The cells of one step."""
+  start = time.monotonic()
+  try:
+    compiled = program.lower(*arguments).compile({"exec_time_optimization_effort": _EFFORT.value})
+  except jax.errors.JaxRuntimeError as error:  # More than the chip has.
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    needed = re.search(r"Used (\S+) of (\S+) hbm", str(error))
+    return f"does not fit: {needed[1]} of {needed[2]} needed | | | | | | | |" if needed else "does not fit | | | | | | | |"
+  seconds = time.monotonic() - start
+  sizes = compiled.memory_analysis()
+  parts = (sizes.argument_size_in_bytes, sizes.output_size_in_bytes, sizes.temp_size_in_bytes)
+  share = (sum(parts) - sizes.alias_size_in_bytes) / (memory * 2**30)
+  text = compiled.as_text()
+  turns = loop_turns(text)
+  count, total = all_reduces(text, turns)
+  cells = [f"{part / 1e6:.0f}" for part in parts] + [
+      f"{share:.1%}", f"{compiled.cost_analysis()['flops'] / 1e9:.0f}", f"{count}", f"{total / 1e6:.1f}", f"{seconds:.0f}"]
+  return " | ".join(cells) + " |"
+
+
+def loop_turns(text):
+  """How often each computation of a compiled program is run, by name: loops as often as they turn."""
+  turns, calls, current = {}, [], None
+  for line in text.splitlines():
+    header = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
+    if header:
+      current = header[2]
+      if header[1]:
+        turns[current] = 1
+    trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+    for called in re.findall(r"(?:body|calls|to_apply|condition)=%?([\w.\-]+)", line):
+      calls.append((current, called, int(trips[1]) if trips else 1))
+  for _ in range(len(calls)):
+    before = dict(turns)
+    for caller, called, trips in calls:
+      if caller in turns:
+        turns[called] = turns[caller] * trips
+    if turns == before:
+      return turns
+  return turns
+
+
+def all_reduces(text, turns):
+  """Number of all-reduces that a program runs, and the bytes that they sum on each chip."""
+  count = total = 0
+  current = None
+  for line in text.splitlines():
+    header = re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line)
+    if header:
+      current = header[1]
+    reduced = re.search(r"= (.*?) all-reduce(?:-start)?\(", line)
+    if reduced:
+      times = turns.get(current, 1)
+      count += times
+      for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", reduced[1]):
+        total += times * ITEM_BYTES[kind] * int(np.prod([int(side) for side in shape.split(",") if side]))
+  return count, total
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("config")
+  app.run(main, flags_parser=flags_parser("aot_tpu"))
