@@ -21,6 +21,7 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -143,7 +144,7 @@ class StepCheckpoints:
     seconds = self.earlier_seconds + time.monotonic() - self._started
     if top1 is not None and top1 >= self.best.get("top1", 0.0):
       self.best = {"step": step, "top1": top1}
-    state = jax.device_get(state)
+    state = jax.tree.map(np.array, jax.device_get(state))  # Copies: the next step overwrites what device_get shows on a CPU.
     _check_space(f"{self.phase}, step {step}", self.folder, state)
     try:
       self._manager.save(

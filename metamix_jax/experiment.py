@@ -155,7 +155,9 @@ def create_teacher(task: Task, student: MetaState) -> Teacher | None:
   if config.name == LABELS:
     return None
   if config.name == STUDENT:
-    return task.replicate(Teacher(student.weights, student.batch_stats, task.network, config.dtype))
+    # Copies: the student's own arrays are donated to the next training step.
+    weights, batch_stats = jax.tree.map(np.array, jax.device_get((student.weights, student.batch_stats)))
+    return task.replicate(Teacher(weights, batch_stats, task.network, config.dtype))
   start = create_meta_state(task.teacher_network, optax.identity(), task.image_shape, task.config.seed)
   variables = pretrained.arrays(start)
   if config.weights != RANDOM_WEIGHTS:

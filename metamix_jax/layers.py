@@ -14,8 +14,9 @@ Without an entry in `precision` the input stays in full precision. All of them a
 program serves every assignment of bits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
+from typing import NamedTuple
 
 from flax import linen as nn
 import jax
@@ -33,6 +34,21 @@ from metamix_jax.quantizers import (
 conv_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
+class Quantizer(NamedTuple):
+  """The functions that quantise inputs and kernels; another quantiser takes the same arguments.
+
+  Attributes:
+    fake_quantize: one bit-width, as quantizers.fake_quantize (M1).
+    mix_bit_widths: the mixture of all, as bit_mixture.mix_bit_widths (M6).
+  """
+
+  fake_quantize: Callable[..., Array]
+  mix_bit_widths: Callable[..., Array]
+
+
+LSQ = Quantizer(fake_quantize, mix_bit_widths)
+
+
 @dataclasses.dataclass(frozen=True)
 class QuantizationScheme:
   """How the layers of a network are quantised; hashable, a static part of every program.
@@ -44,6 +60,7 @@ class QuantizationScheme:
     axis_name: pmap axis over which a batch is split, or None.
     depthwise: implementation of depthwise convolutions, see depthwise.py.
     synchronized_batch_norm: for the batch norm of the network: see batch_norm.BatchNorm.
+    quantizer: the functions that quantise.
   """
 
   candidate_bits: tuple[int, ...]
@@ -52,6 +69,7 @@ class QuantizationScheme:
   axis_name: str | None = None
   depthwise: str = "auto"
   synchronized_batch_norm: bool = True
+  quantizer: Quantizer = LSQ
 
   @property
   def fixed(self) -> "QuantizationScheme":
@@ -79,10 +97,10 @@ class QuantLayer(nn.Module):
     if self.has_variable("precision", "candidate"):
       candidate = self.get_variable("precision", "candidate")
       chosen = CodeRange(codes.lowest[candidate], codes.highest[candidate])
-      quantized = fake_quantize(shifted, step_sizes[candidate], chosen, scales[candidate])
+      quantized = self.scheme.quantizer.fake_quantize(shifted, step_sizes[candidate], chosen, scales[candidate])
     else:
       probabilities = self.get_variable("precision", "probabilities")
-      quantized = mix_bit_widths(shifted, step_sizes, probabilities, codes, scales)
+      quantized = self.scheme.quantizer.mix_bit_widths(shifted, step_sizes, probabilities, codes, scales)
     return (quantized - shift).astype(x.dtype)
 
   def quantize_kernel(self, kernel: Array) -> Array:
@@ -91,7 +109,7 @@ class QuantLayer(nn.Module):
       return kernel
     codes = code_range(self.scheme.weight_bits, "signed")
     scale = step_size_gradient_scale(kernel.size, codes.highest)
-    return fake_quantize(kernel, self.get_variable("step_sizes", "weight"), codes, scale)
+    return self.scheme.quantizer.fake_quantize(kernel, self.get_variable("step_sizes", "weight"), codes, scale)
 
   def _num_replicas(self) -> int:
     return 1 if self.scheme.axis_name is None else jax.lax.psum(1, self.scheme.axis_name)

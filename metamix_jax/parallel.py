@@ -16,7 +16,10 @@ from metamix_jax import steps
 
 
 class Programs(NamedTuple):
-  """The steps of steps.py, mapped over devices. Each compiles once for each structure of its trees."""
+  """The steps of steps.py, mapped over devices. Each compiles once for each structure of its trees.
+
+  The state that a training step replaces is donated to it: its buffers hold the new one, and it must not be used again.
+  """
 
   devices: tuple
   teacher_targets: Callable
@@ -33,19 +36,19 @@ def make_programs(devices: Sequence[jax.Device] | None = None) -> Programs:
   """Maps the steps over `devices`, by default all local ones of this process and their peers."""
   chosen = tuple(devices or jax.local_devices())
 
-  def over_devices(step, num_unmapped, out_axes=None, static=()):
+  def over_devices(step, num_unmapped, out_axes=None, static=(), donated=()):
     return jax.pmap(
         step, axis_name=steps.AXIS, in_axes=(None,) * num_unmapped + (0,), out_axes=out_axes,
-        static_broadcasted_argnums=static, devices=devices,
+        static_broadcasted_argnums=static, donate_argnums=donated, devices=devices,
     )
 
   return Programs(
       devices=chosen,
       teacher_targets=over_devices(steps.teacher_targets, 1, out_axes=0),
       label_targets=over_devices(steps.label_targets, 1, out_axes=0, static=(0,)),
-      weight_step=over_devices(steps.weight_step, 2),
-      bit_meta_step=over_devices(steps.bit_meta_step, 1),
-      bit_search_step=over_devices(steps.bit_search_step, 2),
+      weight_step=over_devices(steps.weight_step, 2, donated=0),
+      bit_meta_step=over_devices(steps.bit_meta_step, 1, donated=0),
+      bit_search_step=over_devices(steps.bit_search_step, 2, donated=0),
       evaluation_step=over_devices(steps.evaluation_step, 2),
       calibration_step=over_devices(steps.calibration_step, 1),
       batch_moments_step=over_devices(steps.batch_moments_step, 2),

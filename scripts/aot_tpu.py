@@ -39,7 +39,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "Generation and shape of a slice, such as v5e:8x8.")
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "Global batch sizes; by default the config's.")
 STEPS = ("teacher", "bit-meta", "bit-search", "stage A", "stage B")
-_STEPS = flags.DEFINE_list("steps", STEPS, "Which of them to compile.")
+_STEPS = flags.DEFINE_list("steps", list(STEPS), "Which of them to compile.")
 _EFFORT = flags.DEFINE_float("effort", 0.0, "Of the compiler, from -1 to 1.", lower_bound=-1.0, upper_bound=1.0)
 
 # GiB of one chip's memory: Cloud TPU's documentation of each generation.

@@ -1,5 +1,6 @@
 """What each step changes, the bit-meta gradient, and 1 device against 4."""
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,24 +142,29 @@ def test_bfloat16_keeps_states_float32(programs, batch, depthwise):
   """bfloat16 has 8 bits of mantissa: losses agree to a few of its units, gradients point the same way."""
   results = {}
   for dtype in ("float32", "bfloat16"):
-    scheme = QuantizationScheme((3, 4, 8), 4, 8, "batch", depthwise)
+    scheme = QuantizationScheme((4, 6, 8), 4, 8, "batch", depthwise)
     options = {"stem_stride": 1, "stem_channels": 8, "last_channels": 16, "blocks": (
         (3, 16, 16, True, "relu", 1), (5, 32, 24, True, "hard_swish", 2), (3, 48, 24, False, "hard_swish", 1))}
     module = create_network("mobilenet_v3_small", 4, scheme, options)
     network = Network(module, trace_layers(module, SHAPE), (0.5,), (0.3,), 1e-6, dtype)
     meta = create_meta_state(network, optax.trace(0.9), SHAPE, seed=0)
     split = parallel.split_batch(batch, 1)
+    # The statistics of an untrained network let its activations fade away: then only the classifier would be compared.
+    meta = meta.replace(batch_stats=programs[1].batch_moments_step(meta, {}, split))
     meta = meta.with_activation_step_sizes(programs[1].calibration_step(meta, split)).with_weight_step_sizes()
     meta = meta.with_optimizer(optax.trace(0.9))
     arch = create_arch_state(
         network, optax.trace(0.9), seed=0, deviation=1e-3, target_gbops=1e-4, penalty_weight=1.0)
-    new_meta, metrics = programs[1].bit_meta_step(meta, split)
+    new_meta, metrics = programs[1].bit_meta_step(jax.device_get(meta), split)  # Not donated: it is used again.
     new_arch, search = programs[1].bit_search_step(arch, meta, split)
     for leaf in jax.tree.leaves((new_meta, new_arch, metrics, search)):
       assert leaf.dtype in (jnp.float32, jnp.int32, jnp.uint32)
-    gradients = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(new_meta.optimizer_state)])
+    gradients = traverse_util.flatten_dict(new_meta.optimizer_state.trace["weights"], sep="/")
     results[dtype] = float(metrics["loss"]), float(search["task_loss"]), gradients
   exact, rounded = results["float32"], results["bfloat16"]
   np.testing.assert_allclose(rounded[:2], exact[:2], rtol=0.02)
-  cosine = rounded[2] @ exact[2] / np.linalg.norm(rounded[2]) / np.linalg.norm(exact[2])
-  assert 0.97 < cosine < 1 - 1e-7  # The same direction, and not the same numbers: bfloat16 was used.
+  for name, gradient in exact[2].items():
+    if name.endswith("kernel"):
+      one, other = np.ravel(gradient), np.ravel(rounded[2][name])
+      cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+      assert 0.85 < cosine < 1 - 1e-7, name  # The same direction, and not the same numbers: bfloat16 was used.
