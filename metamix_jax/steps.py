@@ -122,10 +122,15 @@ def evaluation_step(meta: MetaState, precision: Tree, batch: Batch) -> Metrics:
 
 
 def calibration_step(meta: MetaState, batch: Batch) -> dict[str, Array]:
-  """mean|x| of every quantised layer's input in one full-precision pass, by layer name, over all replicas (M4)."""
+  """mean|x| of every quantised layer's input in one full-precision pass, by layer name, over all replicas (M4).
+
+  In training mode, as the first training step sees its inputs [C]: running statistics that are not settled yet let
+  activations fade from layer to layer, and step sizes started on those clip everything.
+  """
   variables = {"params": meta.weights, "batch_stats": meta.batch_stats}
   _, written = meta.network.module.apply(
-      variables, meta.network.normalize(batch["image"]), train=False, mutable=["calibration"])
+      variables, meta.network.normalize(batch["image"]), train=True, mutable=["calibration"],
+      rngs={"dropout": _dropout_key(meta)})
   magnitudes = {}
   for layer in meta.network.layers:
     node = written["calibration"]

@@ -31,11 +31,11 @@ from metamix_jax.precision import FULL_PRECISION, assigned_precision
 from plain_quantizers import PLAIN
 import torch_step
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
+CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
 _COMPARE = flags.DEFINE_multi_enum("compare", [], ["native", "torch"], "What to time as well.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each step is measured, after one that is not.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each step is measured, after one that is not.", lower_bound=1)
 _STEPS = flags.DEFINE_list("steps", None, "Names of the steps to time besides F and T; by default all.")
-_JSON = flags.DEFINE_string("json", None, "File for the figures.")
+JSON = flags.DEFINE_string("json", None, "File for the figures.")
 
 F, T, TORCH = "F: full precision", "T: teacher", "PyTorch full precision"
 
@@ -44,13 +44,13 @@ def main(argv):
   """Measures and prints."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
-  config = _CONFIG.value
+  config = CONFIG.value
   try:
     networks = task.networks_without_data(config)
-    programs, measured = compile_steps(config, *networks)
+    programs, measured = compile_steps(config, *networks, _STEPS.value)
     if "native" in _COMPARE.value:
       plain = [network and with_plain_quantizers(network) for network in networks]
-      runs, facts = compile_steps(config, *plain)
+      runs, facts = compile_steps(config, *plain, _STEPS.value)
       programs |= {f"{name}, native": run for name, run in runs.items() if name != T}
       measured |= {f"{name}, native": values for name, values in facts.items() if name != T}
     if "torch" in _COMPARE.value:
@@ -58,10 +58,8 @@ def main(argv):
       measured[TORCH] = {}
   except (ValueError, ImportError) as error:
     stop("bench", error)
-  if _STEPS.value:
-    programs = {name: run for name, run in programs.items() if name in (F, T, TORCH) or name in _STEPS.value}
   seconds = {name: [] for name in programs}
-  for number in range(_ROUNDS.value + 1):
+  for number in range(ROUNDS.value + 1):
     for name, run in programs.items():
       start = time.perf_counter()
       run()
@@ -80,8 +78,8 @@ def main(argv):
   print("|---|---|---|---|---|---|---|---|---|---|")
   for line in table:
     print("| " + " | ".join(cell(value) for value in line.values()) + " |")
-  if _JSON.value:
-    pathlib.Path(_JSON.value).write_text(json.dumps({"facts": facts, "steps": table, "seconds": seconds}, indent=2) + "\n")
+  if JSON.value:
+    pathlib.Path(JSON.value).write_text(json.dumps({"facts": facts, "steps": table, "seconds": seconds}, indent=2) + "\n")
 
 
 def with_plain_quantizers(network):
@@ -90,8 +88,11 @@ def with_plain_quantizers(network):
   return dataclasses.replace(network, module=network.module.clone(scheme=scheme))
 
 
-def compile_steps(config, network, teacher_network):
-  """{name: function that runs the step once and waits}, {name: compile time, memory and FLOPs}."""
+def compile_steps(config, network, teacher_network, names):
+  """{name: function that runs the step once and waits}, {name: compile time, memory and FLOPs}.
+
+  `names`: steps to compile besides F and T; None: all.
+  """
   steps = parallel.make_programs()
   channels, size = len(config.data.mean), config.data.image_size
   states = workload.create_states(config, network, teacher_network, channels)
@@ -117,7 +118,7 @@ def compile_steps(config, network, teacher_network):
     arguments[T] = (steps.teacher_targets, states.teacher, batch)
   runs, facts = {}, {}
   for name, (program, *values) in arguments.items():
-    if _STEPS.value and name not in (F, T, *_STEPS.value):
+    if names and name not in (F, T, *names):
       continue
     start = time.perf_counter()
     compiled = program.lower(*values).compile()

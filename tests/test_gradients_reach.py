@@ -36,8 +36,6 @@ def test_gradients_reach_everything(name, bits):
       "target": rng.dirichlet(np.ones(CLASSES), BATCH).astype(np.float32)}, 1)
   optimizer = optax.trace(decay=0.9)
   meta = create_meta_state(network, optimizer, SHAPE, seed=0)
-  # The statistics of an untrained network let its activations fade away; step sizes started on them would clip all.
-  meta = meta.replace(batch_stats=programs.batch_moments_step(meta, {}, batch))
   meta = meta.with_activation_step_sizes(programs.calibration_step(meta, batch)).with_weight_step_sizes()
   meta = jax.device_get(meta.with_optimizer(optimizer))
   weight_labels(meta.trainable)  # Raises for a leaf without an optimiser.

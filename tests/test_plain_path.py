@@ -31,7 +31,6 @@ def gradients(network, batch):
   """Of one bit-meta and one bit-search step, {path: array}."""
   programs = parallel.make_programs(jax.devices()[:1])
   meta = create_meta_state(network, optax.trace(decay=0.9), SHAPE, seed=0)
-  meta = meta.replace(batch_stats=programs.batch_moments_step(meta, {}, batch))
   magnitudes = programs.calibration_step(meta, batch)
   meta = meta.with_activation_step_sizes(magnitudes).with_weight_step_sizes()
   # Powers of two: a product with the reciprocal, which XLA makes of a plain division, is then exact as well.
