@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from metamix_jax.quantizers import CodeRange, fake_quantize, straight_through_gradients
+from metamix_jax.reductions import map_and_sum
 
 
 def initial_alpha(key: Array, num_candidates: int, deviation: float) -> Array:
@@ -47,16 +48,24 @@ def _mix_forward(x, step_sizes, probabilities, codes, gradient_scales):
 
 def _mix_backward(saved, dy):
   x, step_sizes, probabilities, codes, gradient_scales = saved
-  branches = zip(step_sizes, probabilities, codes.lowest, codes.highest, gradient_scales, strict=True)
-  dx, ds, dpi = 0, [], []
-  dy = dy.astype(jnp.float32)
-  for s, pi, n, p, g in branches:
-    inside, slope = straight_through_gradients(x, s, CodeRange(n, p))
-    dx += jnp.where(inside, pi * dy, 0)
-    ds.append(g * pi * jnp.sum(dy * slope))
-    dpi.append(jnp.sum(dy * fake_quantize(x, s, CodeRange(n, p), g)))
+  num_branches = len(step_sizes)
+  codes_of = lambda b: CodeRange(codes.lowest[b], codes.highest[b])
+
+  def gradients(x, dy):
+    dy = dy.astype(jnp.float32)
+    dx, slopes, branches = 0, [], []
+    for b in range(num_branches):
+      inside, slope = straight_through_gradients(x, step_sizes[b], codes_of(b))
+      dx += jnp.where(inside, probabilities[b] * dy, 0)
+      slopes.append(dy * slope)
+      branches.append(dy * fake_quantize(x, step_sizes[b], codes_of(b), gradient_scales[b]))
+    return dx.astype(x.dtype), (*slopes, *branches)
+
+  dx, sums = map_and_sum(gradients, x, dy)
+  ds = gradient_scales * probabilities * jnp.stack(sums[:num_branches])
+  dpi = jnp.stack(sums[num_branches:])
   zero_codes = CodeRange(jnp.zeros_like(codes.lowest), jnp.zeros_like(codes.highest))
-  return dx.astype(x.dtype), jnp.stack(ds), jnp.stack(dpi), zero_codes, jnp.zeros_like(gradient_scales)
+  return dx, ds, dpi, zero_codes, jnp.zeros_like(gradient_scales)
 
 
 mix_bit_widths.defvjp(_mix_forward, _mix_backward)

@@ -144,7 +144,8 @@ class StepCheckpoints:
     seconds = self.earlier_seconds + time.monotonic() - self._started
     if top1 is not None and top1 >= self.best.get("top1", 0.0):
       self.best = {"step": step, "top1": top1}
-    state = jax.tree.map(np.array, jax.device_get(state))  # Copies: the next step overwrites what device_get shows on a CPU.
+    # Copies: the next step overwrites what device_get shows on a CPU.
+    state = jax.tree.map(np.array, jax.device_get(state))
     _check_space(f"{self.phase}, step {step}", self.folder, state)
     try:
       self._manager.save(
@@ -184,7 +185,8 @@ def keep_best(folder: pathlib.Path, phase: str, step: int | None) -> None:
   if not is_first() or not steps.exists():
     return
   if step is not None and (steps / str(step)).exists():
-    (folder / "best" / phase).mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "best" / phase, ignore_errors=True)
+    (folder / "best" / phase).mkdir(parents=True)
     (steps / str(step)).rename(folder / "best" / phase / str(step))
   shutil.rmtree(steps, ignore_errors=True)
 

@@ -150,7 +150,9 @@ class Loop:
   def _asked_to_stop(self):
     if self._saving is None:
       return False
-    return self._saving.stop_request.requested or (jax.process_count() > 1 and self._checkpoints.reached_preemption(self._step))
+    if jax.distributed.is_initialized():  # All processes are then told of the same step.
+      return self._checkpoints.reached_preemption(self._step)
+    return self._saving.stop_request.requested
 
   def _check_finite(self, state):
     """Raises ValueError if an update was held back because its loss or gradient was not finite."""

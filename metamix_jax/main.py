@@ -34,8 +34,7 @@ def main(argv):
   absl_logging.set_verbosity(absl_logging.FATAL)
   logger = logging.getLogger("metamix_jax")  # Its own, so that libraries' notes stay out of the progress lines.
   addresses = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  distributed = _DISTRIBUTED.value or any(value is not None for value in addresses)
-  if distributed:  # Before anything asks for a device.
+  if _DISTRIBUTED.value or any(value is not None for value in addresses):  # Before anything asks for a device.
     try:
       processes.connect(*addresses)
     except ValueError as error:
@@ -47,7 +46,7 @@ def main(argv):
   # A run that is continued, or a second run of the folder, then compiles nothing again.
   jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
   stop_request = StopRequest()
-  if not distributed:  # There JAX listens, and tells all processes of the first SIGTERM.
+  if not jax.distributed.is_initialized():  # There JAX listens, and tells all processes of the first SIGTERM.
     stop_request.listen_for_sigterm()
   try:
     summary = experiment.run(_CONFIG.value, workdir, stop_request)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from metamix_jax import loop, parallel, phases, task
+from metamix_jax import loop, parallel, phases, processes, task
 from tests.test_experiment import data_dir, tiny_config  # pylint: disable=unused-import  The fixture.
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -111,3 +111,12 @@ def test_evaluation_is_the_same_on_any_number_of_devices(num_devices, data_dir):
     expected.extend((np.argmax(logits, -1) == batch["label"])[batch["mask"] > 0])
   assert len(expected) == 450
   assert top1 == 100 * np.sum(expected) / 450
+
+
+@pytest.mark.parametrize("flags, sentence", [
+    (("host:1", 2, None), "--process_id is missing; --coordinator_address, --num_processes and --process_id come together"),
+    (("host:1", 2, 2), "--process_id is 2; allowed are 0 to 1, below --num_processes."),
+])
+def test_wrong_flags_of_several_processes(flags, sentence):
+  with pytest.raises(ValueError, match=f"^{sentence}"):
+    processes.connect(*flags)
