@@ -63,6 +63,13 @@ def create_states(
       teacher)
 
 
+def num_outputs(meta: MetaState, image_shape: tuple[int, int, int]) -> int:
+  """Classes of a network: the width of its logits."""
+  image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+  variables = {"params": meta.weights, "batch_stats": meta.batch_stats}
+  return jax.eval_shape(lambda v, x: meta.network.module.apply(v, x, train=False), variables, image).shape[-1]
+
+
 def create_batch(
     batch_size: int, image_shape: tuple[int, int, int], num_classes: int, seed: int = 0
 ) -> dict[str, np.ndarray]:

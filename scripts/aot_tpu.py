@@ -67,7 +67,8 @@ def main(argv):
     stop("aot_tpu", error)
   memory = CHIP_MEMORY[_TOPOLOGY.value.partition(":")[0]]
   print(f"{_TOPOLOGY.value}, {len(devices)} chips of {memory} GiB; {config.network.name}, {config.compute_dtype}, "
-        f"teacher {config.teacher.name}, bit-widths {config.quantization.candidate_bits}; JAX {jax.__version__}, effort {_EFFORT.value:g}\n")
+        f"teacher {config.teacher.name}, bit-widths {config.quantization.candidate_bits}; JAX {jax.__version__}, "
+        f"effort {_EFFORT.value:g}\n")
   print("| global batch | step | arguments [MB] | outputs [MB] | temporaries [MB] | of the chip's memory | GFLOPs | "
         "all-reduces | their MB | compiled in [s] |")
   print("|---|---|---|---|---|---|---|---|---|---|")
@@ -97,7 +98,8 @@ def programs(config, network, teacher_network, devices, batch_size):
   channels = len(config.data.mean)
   states = jax.eval_shape(lambda: workload.create_states(config, network, teacher_network, channels))
   size = config.data.image_size
-  batch = workload.batch_shapes(len(devices), batch_size, (size, size, channels), num_outputs(states.meta))
+  shape = (size, size, channels)
+  batch = workload.batch_shapes(len(devices), batch_size, shape, workload.num_outputs(states.full_precision, shape))
   assigned = jax.eval_shape(lambda: assigned_precision(
       network.layers, {layer.name: np.int32(0) for layer in network.searched_layers}))
   if states.teacher is not None:
@@ -106,16 +108,6 @@ def programs(config, network, teacher_network, devices, batch_size):
   yield "bit-search", steps.bit_search_step, (states.arch, states.meta, batch)
   yield "stage A", steps.weight_step, (states.meta, assigned, batch)
   yield "stage B", steps.weight_step, (states.stage_b, assigned, batch)
-
-
-def num_outputs(meta):
-  """Classes of the network: the width of its logits."""
-  size = meta.network.layers[0].input_elements
-  channels = len(meta.network.mean)
-  side = round((size / channels)**0.5)
-  image = jax.ShapeDtypeStruct((1, side, side, channels), np.float32)
-  variables = {"params": meta.weights, "batch_stats": meta.batch_stats}
-  return jax.eval_shape(lambda v, x: meta.network.module.apply(v, x, train=False), variables, image).shape[-1]
 
 
 def row(program, arguments, memory):

@@ -2,14 +2,14 @@
 """Times the steps of a config on random images, in turns in one process, each beside the least it could take.
 
   python scripts/bench.py --config=configs/imagenet.py:mobilenet_v3_large --config.batch_size=16
-  python scripts/bench.py --config=... --compare=native     also with autodiff quantisers and XLA's depthwise convolutions
+  python scripts/bench.py --config=... --compare=native     also autodiff quantisers with XLA's depthwise convolutions
   python scripts/bench.py --config=... --compare=torch      also PyTorch's full-precision step, channels_last
   python scripts/bench.py --config=... --json=FILE
 
 Everything comes from the config: network, resolution, batch, bit-widths, teacher, compute type. The floor of a step, in
-full-precision training steps F and teacher passes T of the same run: bit-meta |B| F + T, search F (it has the targets
-already), stages F + T, each number of bits. The ratio to the floor is the median over the rounds of the ratio within
-a round: machines are noisy, ratios less so. On Linux, start it with quickstart.sh's MALLOC_ variables.
+full-precision training steps F of the same run: bit-meta |B| F, search F, stages F; the teacher's pass T, once a batch,
+comes on top of an iteration. The ratio to the floor is the median over the rounds of the ratio within a round: machines
+are noisy, ratios less so. On Linux, start it with quickstart.sh's MALLOC_ variables.
 """
 
 import dataclasses
@@ -96,9 +96,9 @@ def compile_steps(config, network, teacher_network, names):
   steps = parallel.make_programs()
   channels, size = len(config.data.mean), config.data.image_size
   states = workload.create_states(config, network, teacher_network, channels)
-  num_classes = states.full_precision.weights["classifier"]["kernel"].shape[-1]
-  batch, = parallel.place_batches(
-      [workload.create_batch(config.batch_size, (size, size, channels), num_classes)], steps.devices)
+  shape = (size, size, channels)
+  num_classes = workload.num_outputs(states.full_precision, shape)
+  batch, = parallel.place_batches([workload.create_batch(config.batch_size, shape, num_classes)], steps.devices)
   states = parallel.replicate(states, steps.devices)
   magnitudes = steps.calibration_step(states.full_precision, batch)
   optimizer = states.meta.optimizer

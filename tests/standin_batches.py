@@ -1,5 +1,6 @@
 """A small stand-in for ImageNet, JPEG records in TFDS's format, and its batches, for the tests of the input pipeline."""
 
+import functools
 import importlib.util
 import itertools
 import pathlib
@@ -13,6 +14,7 @@ CROP = data.RandomResizedCrop((0.08, 1.0), (3 / 4, 4 / 3), 0.5)
 NUM_TRAIN, NUM_VALIDATION, BATCH = 90, 21, 8
 
 
+@functools.lru_cache  # A script defines flags, which several test files of one process must not do again.
 def load_script(name):
   spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
   module = importlib.util.module_from_spec(spec)

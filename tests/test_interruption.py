@@ -142,6 +142,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(stopped, damage, caplo
   assert (workdir / "checkpoints" / "steps" / "pretraining_4.unreadable").is_dir()
 
 
+@pytest.mark.slow
 def test_a_full_disk(data_dir, tmp_path):
   """The system refuses every byte of every file from some step on: a sentence, status 2, and what was saved is whole.
 
