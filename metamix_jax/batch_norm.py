@@ -41,23 +41,31 @@ def normalize_batch(
 
 
 def _normalize_forward(x, scale, bias, epsilon, axis_name):
-  mean = _mean(x, axis_name)
-  variance = _mean(jnp.square(x - mean), axis_name)
+  wide = x.astype(jnp.float32)
+  mean = _mean(wide, axis_name)
+  # E[x^2] - E[x]^2, as flax.linen.BatchNorm has it: neither sum needs an array beside x, where E[(x - mean)^2] has x - mean
+  # written and read again. The difference loses log10(mean^2 / variance) of float32's seven digits.
+  variance = jnp.maximum(_mean(wide * wide, axis_name) - mean * mean, 0)
   inverse_deviation = jax.lax.rsqrt(variance + epsilon)
-  y = ((x - mean) * (inverse_deviation * scale) + bias).astype(x.dtype)
+  y = ((wide - mean) * (inverse_deviation * scale) + bias).astype(x.dtype)
   return (y, mean, variance), (x, scale, mean, inverse_deviation)
 
 
 def _normalize_backward(epsilon, axis_name, saved, cotangents):
+  """With n = (x - mean) / deviation: dx = (dy - mean(dy) - n * mean(dy * n)) * scale / deviation, n never written."""
   del epsilon
   x, scale, mean, inverse_deviation = saved
-  dy = cotangents[0].astype(jnp.float32)
-  normalized = (x - mean) * inverse_deviation
+  wide, dy = x.astype(jnp.float32), cotangents[0].astype(jnp.float32)
   axes = tuple(range(x.ndim - 1))
-  mean_dy = _mean(dy, axis_name)
-  mean_dy_normalized = _mean(dy * normalized, axis_name)
-  dx = (dy - mean_dy - normalized * mean_dy_normalized) * (inverse_deviation * scale)
-  return dx.astype(x.dtype), jnp.sum(dy * normalized, axes), jnp.sum(dy, axes)
+  dbias = jnp.sum(dy, axes)
+  dscale = (jnp.sum(dy * wide, axes) - mean * dbias) * inverse_deviation
+  count = x.size // x.shape[-1]
+  mean_dy, mean_dy_normalized = dbias / count, dscale / count
+  if axis_name is not None:
+    mean_dy, mean_dy_normalized = jax.lax.pmean((mean_dy, mean_dy_normalized), axis_name)
+  factor = inverse_deviation * scale
+  dx = (dy - mean_dy - (wide - mean) * (inverse_deviation * mean_dy_normalized)) * factor
+  return dx.astype(x.dtype), dscale, dbias
 
 
 normalize_batch.defvjp(_normalize_forward, _normalize_backward)

@@ -138,20 +138,23 @@ class QuantConv(QuantLayer):
     height, width = self.kernel_size
     shape = (height, width, x.shape[-1] // self.groups, self.features)
     kernel = self.quantize_kernel(self.param("kernel", conv_kernel_init, shape, jnp.float32)).astype(x.dtype)
-    x = self.quantize_input(x)
-    if self.groups == x.shape[-1] == self.features and height == width:
-      y = depthwise_conv(x, kernel, self.stride, self.scheme.depthwise)
-    elif (height, width, self.stride, self.groups) == (1, 1, 1, 1):
-      # As a matrix product: XLA:CPU does not turn the kernel gradient of a 1x1 convolution into one by itself.
-      y = x @ kernel[0, 0]
-    else:
-      y = jax.lax.conv_general_dilated(
-          x, kernel, (self.stride, self.stride), ((height // 2,) * 2, (width // 2,) * 2),
-          dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=self.groups,
-      )
+    y = self._convolve(self.quantize_input(x), kernel)
     if self.use_bias:
       y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(y.dtype)
     return y
+
+  def _convolve(self, x, kernel):
+    height, width = self.kernel_size
+    if self.groups == x.shape[-1] == self.features and height == width:
+      return depthwise_conv(x, kernel, self.stride, self.scheme.depthwise)
+    if (height, width, self.stride, self.groups) == (1, 1, 1, 1):
+      # As a product of two matrices: XLA:CPU does not turn the kernel gradient of a 1x1 convolution into one by itself,
+      # and writes a transposed copy of the output's gradient for that of a product of more than two dimensions.
+      return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (self.stride, self.stride), ((height // 2,) * 2, (width // 2,) * 2),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=self.groups,
+    )
 
 
 class QuantDense(QuantLayer):

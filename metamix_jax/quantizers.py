@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from metamix_jax.reductions import map_and_sum
+
 # Minimum of h-swish, x * relu6(x + 3) / 6, at x = -3/2: shifting by it makes the range unsigned (M3 [C]).
 HARD_SWISH_SHIFT = 3.0 / 8.0
 
@@ -111,7 +113,7 @@ def fake_quantize(x: Array, step_size: Array, codes: CodeRange, gradient_scale: 
 
   Args:
     x: values, any shape, floating point.
-    step_size: s > 0, float32, broadcastable to x from the right: scalar, or [out_channels] for a kernel.
+    step_size: s > 0, float32: scalar, or [out_channels] for a kernel [..., out_channels].
     codes: n and p, scalars.
     gradient_scale: g of M2, scalar.
 
@@ -139,10 +141,18 @@ def _fake_quantize_forward(x, step_size, codes, gradient_scale):
 def _fake_quantize_backward(saved, dy):
   """Applies M2 to a cotangent; codes and gradient scale are constants of the quantiser."""
   x, step_size, codes, gradient_scale = saved
-  inside, slope = straight_through_gradients(x, step_size, codes)
-  ds = gradient_scale * _sum_to_shape(dy * slope, jnp.shape(step_size))
+  dy = dy.astype(jnp.float32)
+  if jnp.ndim(step_size) == 0:
+    def gradients(x, dy):
+      inside, slope = straight_through_gradients(x, step_size, codes)
+      return jnp.where(inside, dy, 0).astype(x.dtype), (dy * slope,)
+
+    dx, (ds,) = map_and_sum(gradients, x, dy)
+  else:  # A kernel's, one for each output channel.
+    inside, slope = straight_through_gradients(x, step_size, codes)
+    dx, ds = jnp.where(inside, dy, 0).astype(x.dtype), jnp.sum(dy * slope, axis=tuple(range(x.ndim - 1)))
   zero_codes = CodeRange(jnp.zeros_like(codes.lowest), jnp.zeros_like(codes.highest))
-  return jnp.where(inside, dy, 0), ds, zero_codes, jnp.zeros_like(gradient_scale)
+  return dx, gradient_scale * ds, zero_codes, jnp.zeros_like(gradient_scale)
 
 
 def straight_through_gradients(x: Array, step_size: Array, codes: CodeRange) -> tuple[Array, Array]:
@@ -156,12 +166,6 @@ def straight_through_gradients(x: Array, step_size: Array, codes: CodeRange) -> 
   clipped = jnp.clip(scaled, codes.lowest, codes.highest)
   inside = scaled == clipped
   return inside, jnp.where(inside, jnp.round(scaled) - scaled, clipped)
-
-
-def _sum_to_shape(values: Array, shape: tuple[int, ...]) -> Array:
-  """Sums out the axes along which an operand of `shape` was broadcast from the right."""
-  values = jnp.sum(values, axis=tuple(range(values.ndim - len(shape))))
-  return jnp.sum(values, axis=tuple(i for i, size in enumerate(shape) if size == 1), keepdims=True)
 
 
 fake_quantize.defvjp(_fake_quantize_forward, _fake_quantize_backward)
