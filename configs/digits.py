@@ -66,7 +66,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer.max_gradient_norm = 10.0  # Release.
 
   config.arch = ml_collections.ConfigDict()
-  config.arch.target_gbops = 0.025
+  # Of one image; or several, ascending, searched side by side: (0.021, 0.025, 0.032).
+  config.arch.target_gbops = ml_collections.FieldReference(0.025, field_type=object)
+  # Which of several go through weight training; None: all, (): none yet. May change between starts on a workdir.
+  config.arch.train_targets = ml_collections.config_dict.placeholder(tuple)
   config.arch.target_tolerance = 0.03  # A selection more than this fraction below the target wastes budget.
   # lambda * target of M11: the release has lambda = 4 at 3.31 GBOPs.
   config.arch.relative_penalty_weight = 13.24

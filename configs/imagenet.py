@@ -85,7 +85,10 @@ def get_config(experiment: str = "mobilenet_v2") -> ml_collections.ConfigDict:
   config.optimizer.max_gradient_norm = 10.0  # [C].
 
   config.arch = ml_collections.ConfigDict()
-  config.arch.target_gbops = target_gbops
+  # Of one image; or several, ascending, searched side by side: (4.0, 5.12, 6.0).
+  config.arch.target_gbops = ml_collections.FieldReference(target_gbops, field_type=object)
+  # Which of several go through weight training; None: all, (): none yet. May change between starts on a workdir.
+  config.arch.train_targets = ml_collections.config_dict.placeholder(tuple)
   config.arch.target_tolerance = 0.03  # [A]: a selection more than this fraction below the target wastes budget.
   config.arch.relative_penalty_weight = 4 * target_gbops  # lambda * target, with lambda = 4 [C].
   config.arch.initial_deviation = 1e-3  # [C].

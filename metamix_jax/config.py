@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from metamix_jax import budgets
+
 
 class Rule(NamedTuple):
   """What a field may hold: a test of the value, and the same in words."""
@@ -29,8 +31,15 @@ def _is_bit_widths(value) -> bool:
           and list(value) == sorted(set(value)))
 
 
-def _is_channels(value) -> bool:
+def _is_numbers(value) -> bool:
   return isinstance(value, tuple) and all(_is_number(v) for v in value)
+
+
+def _is_targets(value) -> bool:
+  """Different targets have different names, so they must not agree in all digits of a name."""
+  numbers = value if isinstance(value, tuple) else (value,)
+  return (bool(numbers) and all(_is_number(v) and v > 0 for v in numbers) and list(numbers) == sorted(numbers)
+          and len(set(map(budgets.format_target, numbers))) == len(numbers))
 
 
 def _is_range(value) -> bool:
@@ -49,7 +58,9 @@ NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a name")
 OPTIONAL_PATH = Rule(lambda v: v is None or (isinstance(v, str) and bool(v)), "a path, or None")
 BITS = Rule(lambda v: _is_int(v) and 2 <= v <= 8, "an integer from 2 to 8")
 BIT_WIDTHS = Rule(_is_bit_widths, "at least two different integers from 2 to 8 in ascending order")
-CHANNELS = Rule(_is_channels, "a tuple of numbers, one for each image channel")
+CHANNELS = Rule(_is_numbers, "a tuple of numbers, one for each image channel")
+TARGETS = Rule(
+    _is_targets, "a number above 0, or a tuple of such numbers in ascending order that differ in their first six digits")
 
 FLOAT_TYPE = Rule(lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16")
 
@@ -89,7 +100,9 @@ RULES = {
     "quantization.depthwise": Rule(lambda v: v in ("auto", "shifted", "native"), "auto, shifted or native"),
     "optimizer.conv_l2": NOT_NEGATIVE,
     "optimizer.max_gradient_norm": POSITIVE,
-    "arch.target_gbops": POSITIVE,
+    "arch.target_gbops": TARGETS,
+    "arch.train_targets": Rule(
+        lambda v: v is None or _is_numbers(v), "a tuple of targets from arch.target_gbops, or None for all"),
     "arch.target_tolerance": FRACTION,
     "arch.relative_penalty_weight": NOT_NEGATIVE,
     "arch.initial_deviation": NOT_NEGATIVE,
@@ -154,6 +167,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
         f"config.bit_selection.meta_only_epochs is {config.bit_selection.meta_only_epochs}; it must be below "
         f"config.bit_selection.epochs, {config.bit_selection.epochs}, or no bits are searched.")
+  targets = budgets.targets(config)
+  for target in config.arch.train_targets or ():
+    if target not in targets:
+      raise ValueError(
+          f"config.arch.train_targets names {target}; allowed are the targets of config.arch.target_gbops, "
+          f"{', '.join(map(budgets.format_target, targets))}.")
+  if config.bits_from is not None and len(targets) > 1:
+    raise ValueError(
+        f"config.bits_from is {config.bits_from}, which holds the bits of one target; config.arch.target_gbops has "
+        f"{len(targets)}, and must then be a number.")
   if config.pretraining.weights is None and config.pretraining.epochs == 0:
     raise ValueError(
         "config.pretraining.epochs is 0 and config.pretraining.weights is None; give a file of weights, or at least 1 "

@@ -8,8 +8,10 @@ import signal
 from typing import Any
 
 import jax
+import numpy as np
 
 from metamix_jax import diagnosis
+from metamix_jax.budgets import format_target
 from metamix_jax.checkpoints import StepCheckpoints
 from metamix_jax.progress import Progress
 from metamix_jax.task import Task
@@ -68,16 +70,26 @@ class Loop:
 
   Attributes:
     task: the task.
-    phase: name of the phase, a section of the config.
+    phase: name of the phase.
     num_steps: of the whole phase.
     progress: prints its lines.
   """
 
-  def __init__(self, task: Task, phase: str, saving: Saving | None, evaluate: Callable[[Any], float] | None = None):
-    """`evaluate`: the state's top-1 in percent, asked for every config.evaluate_every_epochs epochs; None: never."""
-    config = task.config
-    self.task, self.phase, self._evaluate = task, phase, evaluate
-    self.num_steps = config[phase].epochs * task.steps_per_epoch
+  def __init__(
+      self, task: Task, section: str, saving: Saving | None, evaluate: Callable[[Any], float] | None = None,
+      phase: str | None = None):
+    """A phase at its start.
+
+    Args:
+      task: the task.
+      section: of the config, one of TRAINING_PHASES.
+      saving: where the steps are saved; None: nowhere.
+      evaluate: the state's top-1 in percent, asked for every config.evaluate_every_epochs epochs; None: never.
+      phase: name of the phase; None: that of the section.
+    """
+    config, phase = task.config, phase or section
+    self.task, self.phase, self._section, self._evaluate = task, phase, section, evaluate
+    self.num_steps = config[section].epochs * task.steps_per_epoch
     self.progress = None
     self._saving, self._step, self._checkpoints = saving, 0, None
     if saving is not None:
@@ -157,15 +169,24 @@ class Loop:
   def _check_finite(self, state):
     """Raises ValueError if an update was held back because its loss or gradient was not finite."""
     for name, part in state.items():
-      bad_step = int(part.bad_step)
-      if bad_step:
+      bad_steps = np.ravel(part.bad_step)  # One for each budget of an architecture state.
+      if bad_steps.any():
+        bad_step = int(bad_steps[bad_steps > 0].min())
         epoch, first_batch = divmod(bad_step - 1, self.task.steps_per_epoch)
         batch = next(self.task.place(self.task.train_epoch(self._first_epoch() + epoch, first_batch)))
         raise ValueError(
-            f"{self.phase}, step {bad_step}: the {'bit-search' if name == 'arch' else 'training'} loss or its gradient"
+            f"{self.phase}, step {bad_step}: the {_loss_of(name, part)} loss or its gradient"
             f" is not finite, first {diagnosis.first_not_finite(state['meta'], batch)}; nothing after step"
-            f" {bad_step - 1} was kept; lower config.{self.phase}.learning_rate or look at the data.")
+            f" {bad_step - 1} was kept; lower config.{self._section}.learning_rate or look at the data.")
 
   def _first_epoch(self):
-    earlier = TRAINING_PHASES[:TRAINING_PHASES.index(self.phase)]
-    return sum(self.task.config[phase].epochs for phase in earlier)
+    earlier = TRAINING_PHASES[:TRAINING_PHASES.index(self._section)]
+    return sum(self.task.config[section].epochs for section in earlier)
+
+
+def _loss_of(name, state):
+  """Words for the loss that a state is trained on; for an architecture state with the targets whose loss is bad."""
+  if name != "arch":
+    return "training"
+  bad_targets = np.asarray(state.target_gbops)[np.asarray(state.bad_step) > 0]
+  return f"bit-search (target {', '.join(map(format_target, bad_targets))})"

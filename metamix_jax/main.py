@@ -9,7 +9,7 @@ from absl import logging as absl_logging
 import jax
 from ml_collections import config_flags
 
-from metamix_jax import experiment, processes, report
+from metamix_jax import budgets, experiment, processes, report
 from metamix_jax.command_line import flags_parser, stop
 from metamix_jax.loop import Interrupted, StopRequest
 
@@ -57,7 +57,8 @@ def main(argv):
     sys.exit(EXIT_INTERRUPTED)
   if processes.is_first():
     print(report.format_table(summary))
-    print(f"\nWritten: {workdir / 'report' / 'summary.json'}, {workdir / 'selected_bits.json'}")
+    bits = [f"{budgets.named('selected_bits', _CONFIG.value, target)}.json" for target in budgets.targets(_CONFIG.value)]
+    print(f"\nWritten: {workdir / 'report' / 'summary.json'}, {', '.join(str(workdir / name) for name in bits)}")
 
 
 def run():

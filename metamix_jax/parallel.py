@@ -26,7 +26,7 @@ class Programs(NamedTuple):
   label_targets: Callable
   weight_step: Callable
   bit_meta_step: Callable
-  bit_search_step: Callable
+  bit_search_steps: Callable
   evaluation_step: Callable
   calibration_step: Callable
   batch_moments_step: Callable
@@ -48,7 +48,7 @@ def make_programs(devices: Sequence[jax.Device] | None = None) -> Programs:
       label_targets=over_devices(steps.label_targets, 1, out_axes=0, static=(0,)),
       weight_step=over_devices(steps.weight_step, 2, donated=0),
       bit_meta_step=over_devices(steps.bit_meta_step, 1, donated=0),
-      bit_search_step=over_devices(steps.bit_search_step, 2, donated=0),
+      bit_search_steps=over_devices(steps.bit_search_steps, 2, donated=0),
       evaluation_step=over_devices(steps.evaluation_step, 2),
       calibration_step=over_devices(steps.calibration_step, 1),
       batch_moments_step=over_devices(steps.batch_moments_step, 2),

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metamix_jax.budgets import targets
 from metamix_jax.loop import Loop, Saving
 from metamix_jax.optimizers import arch_optimizer, cosine_schedule
 from metamix_jax.precision import FULL_PRECISION, assigned_precision, uniform_precision
-from metamix_jax.state import ArchState, MetaState, Teacher, create_arch_state, create_meta_state
+from metamix_jax.state import ArchState, MetaState, Teacher, create_arch_states, create_meta_state
 from metamix_jax.task import Task
 
 
@@ -18,15 +19,15 @@ def create_student(task: Task) -> MetaState:
   return create_meta_state(task.network, _phase_optimizer(task, "pretraining"), task.image_shape, task.config.seed)
 
 
-def create_architecture(task: Task) -> ArchState:
-  """alpha at its start, with lambda = relative_penalty_weight / target (M11) and a rate that falls to its end."""
+def create_architectures(task: Task) -> ArchState:
+  """alpha of each budget at its start, stacked, with a learning rate that falls to its end."""
   arch, selection = task.config.arch, task.config.bit_selection
   num_steps = (selection.epochs - selection.meta_only_epochs) * task.steps_per_epoch
   learning_rate = cosine_schedule(arch.learning_rate, arch.final_learning_rate, num_steps)
-  return create_arch_state(
+  return create_arch_states(
       task.network, arch_optimizer(learning_rate, arch.beta1, arch.beta2, arch.l2), seed=task.config.seed,
-      deviation=arch.initial_deviation, target_gbops=arch.target_gbops,
-      penalty_weight=arch.relative_penalty_weight / arch.target_gbops)
+      deviation=arch.initial_deviation, targets_gbops=targets(task.config),
+      relative_penalty_weight=arch.relative_penalty_weight)
 
 
 def pretrain(task: Task, meta: MetaState, saving: Saving | None = None) -> MetaState:
@@ -41,23 +42,24 @@ def start_step_sizes(task: Task, meta: MetaState) -> MetaState:
 
 
 def select_bits(
-    task: Task, meta: MetaState, arch: ArchState, teacher: Teacher | None, saving: Saving | None = None
+    task: Task, meta: MetaState, archs: ArchState, teacher: Teacher | None, saving: Saving | None = None
 ) -> tuple[MetaState, ArchState]:
   """M12 [C]: alternates a bit-meta step and a bit-search step on the same batch, after bit-meta-only epochs.
 
-  The teacher is evaluated once a batch. Adam at a constant learning rate.
+  One meta-state serves every budget: the bit-search step is that of each of the K states of `archs`. The teacher is
+  evaluated once a batch. Adam at a constant learning rate.
   """
   config = task.config.bit_selection
   loop = Loop(task, "bit_selection", saving)
-  state = loop.start({"meta": meta.with_optimizer(task.optimizer(config.learning_rate)), "arch": arch})
+  state = loop.start({"meta": meta.with_optimizer(task.optimizer(config.learning_rate)), "arch": archs})
   for epoch, batch in loop.batches():
     batch = _with_targets(task, loop.progress, teacher, batch)
     meta, metrics = task.programs.bit_meta_step(state["meta"], batch)
-    arch = state["arch"]
+    archs = state["arch"]
     if epoch >= config.meta_only_epochs:
-      arch, search_metrics = task.programs.bit_search_step(arch, meta, batch)
+      archs, search_metrics = task.programs.bit_search_steps(archs, meta, batch)
       metrics = metrics | {"gbops": search_metrics["gbops"], "search_loss": search_metrics["task_loss"]}
-    state = {"meta": meta, "arch": arch}
+    state = {"meta": meta, "arch": archs}
     loop.after_step(state, metrics)
   loop.finish()
   return state["meta"], state["arch"]
@@ -65,7 +67,7 @@ def select_bits(
 
 def train_weights(
     task: Task, stage: str, meta: MetaState, candidates: Mapping[str, int], teacher: Teacher | None,
-    saving: Saving | None = None,
+    saving: Saving | None = None, phase: str | None = None,
 ) -> MetaState:
   """M14 [C]: weight training at the selected bits, "stage_a" with full-precision weights or "stage_b".
 
@@ -76,10 +78,11 @@ def train_weights(
     candidates: index of each searched layer's candidate.
     teacher: source of the targets; None: the labels.
     saving: where the steps are saved; None: nowhere.
+    phase: name of the phase; None: that of the stage.
   """
   precision = assigned_precision(task.network.layers, candidates)
   return _train_at_precision(
-      task, stage, meta.with_optimizer(_phase_optimizer(task, stage)), precision, teacher, saving)
+      task, stage, meta.with_optimizer(_phase_optimizer(task, stage)), precision, teacher, saving, phase)
 
 
 def evaluate(task: Task, meta: MetaState, precision: Any) -> float:
@@ -119,8 +122,8 @@ def evaluate_selected(task: Task, meta: MetaState, candidates: Mapping[str, int]
   return evaluate(task, reestimate_batch_statistics(task, meta, precision), precision)
 
 
-def _train_at_precision(task, phase, meta, precision, teacher, saving):
-  loop = Loop(task, phase, saving, lambda state: evaluate(task, state["meta"], precision))
+def _train_at_precision(task, section, meta, precision, teacher, saving, phase=None):
+  loop = Loop(task, section, saving, lambda state: evaluate(task, state["meta"], precision), phase)
   state = loop.start({"meta": meta})
   for _, batch in loop.batches():
     batch = _with_targets(task, loop.progress, teacher, batch)

@@ -48,7 +48,8 @@ class Progress:
     jax.block_until_ready(metrics)
     elapsed = time.monotonic() - self._logged_at
     seconds_per_step = elapsed / max(self._step - self._logged_step, 1)
-    values = "  ".join(f"{name} {float(v):.4f}" for name, v in sorted(metrics.items()) if np.ndim(v) == 0)
+    values = "  ".join(
+        f"{name} {' '.join(f'{number:.4f}' for number in np.ravel(value))}" for name, value in sorted(metrics.items()))
     for name, seconds in self._part_seconds.items():
       values += f"  {name} {1000 * seconds:.0f} of {1000 * seconds_per_step:.0f} ms"
     left = (self.num_steps - self._step) * seconds_per_step

@@ -10,39 +10,43 @@ import ml_collections
 
 from metamix_jax import config as config_rules
 from metamix_jax.bops import LayerCost, attainable_range, average_activation_bits, gbops, uniform_bits
+from metamix_jax.budgets import format_target
 from metamix_jax.selection import bits_of
 
 PACKAGES = ("metamix_jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections")
 
 
 def summarize(
-    config: ml_collections.ConfigDict, layers: Sequence[LayerCost], candidates: Mapping[str, int],
-    most_probable: Mapping[str, int], evaluated: Mapping, seconds: Mapping[str, float],
-    skipped_records: int, best: Mapping[str, dict | None],
+    config: ml_collections.ConfigDict, layers: Sequence[LayerCost], budgets: Sequence[Mapping], evaluated: Mapping,
+    seconds: Mapping[str, float], skipped_records: int, best: Mapping[str, dict | None],
 ) -> dict:
   """The summary of a run: top-1 in percent, costs in GBOPs of one image, bits by layer name, seconds by phase.
 
-  `skipped_records` counts the images that this start of the run met and could not decode; `best` has the best
-  evaluated step of each phase, {"step", "top1"}, or None.
+  The figures of each budget stand under "pareto"; where there is one, at the top as well.
+
+  Args:
+    config: of the run.
+    layers: every quantised layer.
+    budgets: as `pareto_point` takes them.
+    evaluated: "full_precision_top1" and "meta_state_top1" of the run.
+    seconds: by phase.
+    skipped_records: images that this start of the run met and could not decode.
+    best: the best evaluated step of each phase, {"step", "top1"}, or None.
   """
-  bits = bits_of(layers, candidates)
-  argmax_bits = bits_of(layers, most_probable)
   widths = next(layer.candidate_bits for layer in layers if layer.searched)
-  selected_gbops, target = gbops(layers, bits), config.arch.target_gbops
+  uniform_gbops = {str(width): gbops(layers, uniform_bits(layers, i)) for i, width in enumerate(widths)}
+  points = [pareto_point(layers, budget, config.arch.target_tolerance) for budget in budgets]
   return {
       "full_precision_top1": evaluated["full_precision_top1"],
       "meta_state_top1": evaluated["meta_state_top1"],
-      "selected": {layer.name: bits[layer.name] for layer in layers if layer.searched},
-      "settled": {name: [argmax_bits[name], bits[name]] for name in bits if bits[name] != argmax_bits[name]},
-      "target_gbops": target,
-      "argmax_gbops": gbops(layers, argmax_bits),
-      "selected_gbops": selected_gbops,
-      "target_met": (1 - config.arch.target_tolerance) * target <= selected_gbops <= target,
-      "uniform_gbops": {str(width): gbops(layers, uniform_bits(layers, i)) for i, width in enumerate(widths)},
-      "average_activation_bits": average_activation_bits(layers, bits),
-      "selected_top1": evaluated["selected_top1"],
-      "stage_a_top1": evaluated["stage_a_top1"],
-      "final_top1": evaluated["final_top1"],
+      "uniform_gbops": uniform_gbops,
+      **(points[0] if len(points) == 1 else {}),
+      "pareto": {
+          "budgets": points,
+          "uniform": [
+              {"bits": int(width), "gbops": uniform_gbops[width], "top1": top1["reestimated"]}
+              for width, top1 in evaluated["meta_state_top1"].items()],
+      },
       "best": {phase: step for phase, step in best.items() if step},
       "skipped_records": skipped_records,
       "seconds": dict(seconds),
@@ -50,6 +54,31 @@ def summarize(
       "config": config_rules.flatten(config),
       "versions": {"python": platform.python_version()} | {
           package: importlib.metadata.version(package) for package in PACKAGES},
+  }
+
+
+def pareto_point(layers: Sequence[LayerCost], budget: Mapping, tolerance: float) -> dict:
+  """A point of the accuracy-cost curve: what a budget selected, its cost, and its top-1 as far as it was trained.
+
+  Args:
+    layers: every quantised layer.
+    budget: "target_gbops"; "candidates" and "most_probable", indices by layer name; "selected_top1", "stage_a_top1" and
+      "final_top1" in percent, the last two None where the budget was not trained.
+    tolerance: fraction of the target that may stay unused.
+  """
+  bits, argmax_bits = bits_of(layers, budget["candidates"]), bits_of(layers, budget["most_probable"])
+  selected_gbops, target = gbops(layers, bits), budget["target_gbops"]
+  return {
+      "target_gbops": target,
+      "selected_gbops": selected_gbops,
+      "argmax_gbops": gbops(layers, argmax_bits),
+      "target_met": (1 - tolerance) * target <= selected_gbops <= target,
+      "average_activation_bits": average_activation_bits(layers, bits),
+      "selected": {layer.name: bits[layer.name] for layer in layers if layer.searched},
+      "settled": {name: [argmax_bits[name], bits[name]] for name in bits if bits[name] != argmax_bits[name]},
+      "selected_top1": budget["selected_top1"],
+      "stage_a_top1": budget["stage_a_top1"],
+      "final_top1": budget["final_top1"],
   }
 
 
@@ -62,7 +91,42 @@ def write_summary(path: pathlib.Path, summary: Mapping) -> None:
 
 
 def format_table(summary: Mapping) -> str:
-  """The summary for a terminal."""
+  """The summary for a terminal: of one budget its layers, of several the accuracy-cost curve."""
+  lines = _format_budget(summary) if "selected" in summary else _format_curve(summary)
+  if summary["skipped_records"]:
+    lines += ["", f"{summary['skipped_records']} records could not be decoded and were left out; the log names them"]
+  times = ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items())
+  lines += ["", f"Seconds: {times}; {sum(summary['seconds'].values()):.0f} in all"]
+  return "\n".join(lines)
+
+
+def _format_curve(summary):
+  """Lines of the curve: budgets and uniform bit-widths in the order of their cost."""
+  lines = [
+      "", "Accuracy and cost: GBOPs of one image; top-1 in %, from the meta-state and after each stage",
+      f"  {'target':<14} {'selected':>10} {'average bits':>13} {'meta-state':>11} {'stage A':>8} {'final':>7}"]
+  uniform = [
+      (point["gbops"], f"all at {point['bits']} bits", None, point["top1"], None, None, "")
+      for point in summary["pareto"]["uniform"]]
+  budgets = [
+      (point["selected_gbops"], format_target(point["target_gbops"]), point["average_activation_bits"],
+       point["selected_top1"], point["stage_a_top1"], point["final_top1"],
+       "" if point["target_met"] else "  TARGET MISSED")
+      for point in summary["pareto"]["budgets"]]
+  for cost, name, bits, selected, stage_a, final, note in sorted(uniform + budgets, key=lambda row: row[0]):
+    cells = " ".join([
+        f"{cost:>10.6f}", _cell(bits, 13, 3), _cell(selected, 11, 2), _cell(stage_a, 8, 2), _cell(final, 7, 2)])
+    lines.append(f"  {name:<14} {cells}".rstrip() + note)
+  lines.append(f"  full precision {summary['full_precision_top1']:>36.2f}")
+  return lines
+
+
+def _cell(value, width, digits):
+  return " " * width if value is None else f"{value:>{width}.{digits}f}"
+
+
+def _format_budget(summary):
+  """Lines of one budget's layers, cost and top-1."""
   lines = ["", "Bits selected for each layer's input activations"]
   lines += [f"  {name:<24} {bits}" for name, bits in summary["selected"].items()]
   lines.append("")
@@ -85,13 +149,10 @@ def format_table(summary: Mapping) -> str:
         f"  meta-state, all at {bits} bits             {top1['reestimated']:>7.2f}"
         f"  ({top1['shared']:.2f} with shared batch-norm statistics)")
   lines.append(f"  selected bits, before weight training {summary['selected_top1']:>7.2f}")
-  lines.append(f"  after stage A (activations quantised) {summary['stage_a_top1']:>7.2f}")
-  lines.append(f"  final (weights quantised too)         {summary['final_top1']:>7.2f}")
-  if summary["skipped_records"]:
-    lines += ["", f"{summary['skipped_records']} records could not be decoded and were left out; the log names them"]
-  times = ", ".join(f"{name} {value:.0f}" for name, value in summary["seconds"].items())
-  lines += ["", f"Seconds: {times}; {sum(summary['seconds'].values()):.0f} in all"]
-  return "\n".join(lines)
+  if summary["final_top1"] is not None:
+    lines.append(f"  after stage A (activations quantised) {summary['stage_a_top1']:>7.2f}")
+    lines.append(f"  final (weights quantised too)         {summary['final_top1']:>7.2f}")
+  return lines
 
 
 def format_costs(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]) -> str:

@@ -19,6 +19,26 @@ def most_probable_candidates(alpha: Mapping[str, np.ndarray]) -> dict[str, int]:
   return {name: int(np.argmax(values)) for name, values in alpha.items()}
 
 
+def select_for_targets(
+    layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarray], targets: Sequence[float], tolerance: float
+) -> list[dict]:
+  """What each budget selects: {"target_gbops", "candidates", "most_probable"}, the last two indices by layer name.
+
+  Args:
+    layers: every quantised layer.
+    alpha: {layer name: [K, B]} of the searched layers, one row for each target.
+    targets: K targets in GBOPs of one image.
+    tolerance: as in `settle_candidates`.
+  """
+  selections = []
+  for index, target in enumerate(targets):
+    of_target = {name: values[index] for name, values in alpha.items()}
+    selections.append({
+        "target_gbops": target, "candidates": settle_candidates(layers, of_target, target, tolerance),
+        "most_probable": most_probable_candidates(of_target)})
+  return selections
+
+
 def settle_candidates(
     layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarray], target_gbops: float, tolerance: float
 ) -> dict[str, int]:

@@ -3,7 +3,7 @@
 A step that does not return a MetaState cannot change one: that is how bits are searched on a fixed meta-state.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -135,6 +135,8 @@ class MetaState(struct.PyTreeNode):
 class ArchState(struct.PyTreeNode):
   """alpha of every searched layer, and the optimiser that trains it.
 
+  K of them, one for each budget, are one ArchState whose arrays have a leading axis [K].
+
   Attributes:
     step: steps so far, int32 scalar.
     bad_step: as in MetaState.
@@ -202,18 +204,28 @@ def create_meta_state(
   )
 
 
-def create_arch_state(
+def create_arch_states(
     network: Network, optimizer: optax.GradientTransformation, *, seed: int, deviation: float,
-    target_gbops: float, penalty_weight: float,
+    targets_gbops: Sequence[float], relative_penalty_weight: float,
 ) -> ArchState:
-  """alpha at its random start (M5), one key for each searched layer."""
+  """K architecture states, stacked on a leading axis; each is what its target alone would give.
+
+  Args:
+    network: its searched layers have alpha.
+    optimizer: of alpha.
+    seed: of the random start of alpha (M5), one key for each searched layer; the same for each target.
+    deviation: of the start.
+    targets_gbops: K targets of one image.
+    relative_penalty_weight: lambda * target of M11, a loss.
+  """
   searched = network.searched_layers
   keys = jax.random.split(jax.random.key(seed), len(searched))
   alpha = {
       layer.name: initial_alpha(key, len(layer.candidate_bits), deviation)
       for layer, key in zip(searched, keys, strict=True)
   }
-  return ArchState(
+  states = [ArchState(
       step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), alpha=alpha, optimizer_state=optimizer.init(alpha),
-      target_gbops=jnp.float32(target_gbops), penalty_weight=jnp.float32(penalty_weight), optimizer=optimizer,
-  )
+      target_gbops=jnp.float32(target), penalty_weight=jnp.float32(relative_penalty_weight / target), optimizer=optimizer,
+  ) for target in targets_gbops]
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)

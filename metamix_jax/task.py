@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from metamix_jax import config as config_rules
-from metamix_jax import parallel, pretrained, selection
+from metamix_jax import budgets, parallel, pretrained, selection
 from metamix_jax.batch_norm import check_batch_norm
 from metamix_jax.bops import LayerCost, attainable_range, trace_layers
 from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
@@ -86,7 +86,8 @@ def prepare(config: ml_collections.ConfigDict) -> Task:
   image_shape = (config.data.image_size, config.data.image_size, info.channels)
   network, teacher = build_networks(config, info.num_classes, info.channels)
   check_batch_norm(network.module, image_shape, AXIS)
-  config_rules.check_target(config.arch.target_gbops, attainable_range(network.layers))
+  for target in budgets.targets(config):
+    config_rules.check_target(target, attainable_range(network.layers))
   if config.bits_from is not None:
     selection.read_selected_bits(config.bits_from, network.layers)
 

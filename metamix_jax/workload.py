@@ -9,9 +9,11 @@ import jax
 import ml_collections
 import numpy as np
 
+from metamix_jax.budgets import targets
+from metamix_jax.config import STUDENT
 from metamix_jax.optimizers import arch_optimizer, weight_optimizer
 from metamix_jax.state import (
-    ArchState, MetaState, Network, Teacher, create_arch_state, create_meta_state,
+    ArchState, MetaState, Network, Teacher, create_arch_states, create_meta_state,
 )
 
 
@@ -22,14 +24,14 @@ class States(NamedTuple):
     full_precision: for pretraining and, through its precision tree, for evaluation: no step sizes.
     meta: with activation step sizes: for the bit-meta step, the bit-search step and stage A.
     stage_b: with weight step sizes as well.
-    arch: the architecture state.
-    teacher: None where the config names no network of its own.
+    archs: the architecture states, one for each budget, stacked.
+    teacher: None where the targets are labels.
   """
 
   full_precision: MetaState
   meta: MetaState
   stage_b: MetaState
-  arch: ArchState
+  archs: ArchState
   teacher: Teacher | None
 
 
@@ -50,16 +52,18 @@ def create_states(
       max_gradient_norm=config.optimizer.max_gradient_norm)
   full_precision = create_meta_state(network, optimizer, image_shape, config.seed)
   meta = full_precision.with_activation_step_sizes({layer.name: np.float32(1) for layer in network.layers})
-  arch = create_arch_state(
+  archs = create_arch_states(
       network, arch_optimizer(config.arch.learning_rate, config.arch.beta1, config.arch.beta2, config.arch.l2),
-      seed=config.seed, deviation=config.arch.initial_deviation, target_gbops=config.arch.target_gbops,
-      penalty_weight=config.arch.relative_penalty_weight / config.arch.target_gbops)
+      seed=config.seed, deviation=config.arch.initial_deviation, targets_gbops=targets(config),
+      relative_penalty_weight=config.arch.relative_penalty_weight)
   teacher = None
-  if teacher_network is not None:
+  if config.teacher.name == STUDENT:
+    teacher = Teacher(full_precision.weights, full_precision.batch_stats, network, config.teacher.dtype)
+  elif teacher_network is not None:
     start = create_meta_state(teacher_network, optimizer, image_shape, config.seed)
     teacher = Teacher(start.weights, start.batch_stats, teacher_network, config.teacher.dtype)
   return States(
-      full_precision, meta.with_optimizer(optimizer), meta.with_weight_step_sizes().with_optimizer(optimizer), arch,
+      full_precision, meta.with_optimizer(optimizer), meta.with_weight_step_sizes().with_optimizer(optimizer), archs,
       teacher)
 
 

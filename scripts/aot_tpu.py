@@ -105,7 +105,7 @@ def programs(config, network, teacher_network, devices, batch_size):
   if states.teacher is not None:
     yield "teacher", steps.teacher_targets, (states.teacher, batch)
   yield "bit-meta", steps.bit_meta_step, (states.meta, batch)
-  yield "bit-search", steps.bit_search_step, (states.arch, states.meta, batch)
+  yield "bit-search", steps.bit_search_steps, (states.archs, states.meta, batch)
   yield "stage A", steps.weight_step, (states.meta, assigned, batch)
   yield "stage B", steps.weight_step, (states.stage_b, assigned, batch)
 

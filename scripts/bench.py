@@ -7,7 +7,7 @@
   python scripts/bench.py --config=... --json=FILE
 
 Everything comes from the config: network, resolution, batch, bit-widths, teacher, compute type. The floor of a step, in
-full-precision training steps F of the same run: bit-meta |B| F, search F, stages F; the teacher's pass T, once a batch,
+full-precision training steps F of the same run: bit-meta |B| F, search F a budget, stages F; the teacher's pass T, once a batch,
 comes on top of an iteration. The ratio to the floor is the median over the rounds of the ratio within a round: machines
 are noisy, ratios less so. On CPUs: source scripts/cpu_environment.sh first.
 """
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from ml_collections import config_flags
 
 from metamix_jax import parallel, task, workload
+from metamix_jax.budgets import targets
 from metamix_jax.command_line import flags_parser, stop
 from metamix_jax.precision import FULL_PRECISION, assigned_precision
 from plain_quantizers import PLAIN
@@ -47,10 +48,11 @@ def main(argv):
   config = CONFIG.value
   try:
     networks = task.networks_without_data(config)
-    programs, measured = compile_steps(config, *networks, _STEPS.value)
+    names = _STEPS.value and [F, T, *_STEPS.value]
+    programs, measured = compile_steps(config, *networks, names)
     if "native" in _COMPARE.value:
       plain = [network and with_plain_quantizers(network) for network in networks]
-      runs, facts = compile_steps(config, *plain, _STEPS.value)
+      runs, facts = compile_steps(config, *plain, names)
       programs |= {f"{name}, native": run for name, run in runs.items() if name != T}
       measured |= {f"{name}, native": values for name, values in facts.items() if name != T}
     if "torch" in _COMPARE.value:
@@ -91,7 +93,7 @@ def with_plain_quantizers(network):
 def compile_steps(config, network, teacher_network, names):
   """{name: function that runs the step once and waits}, {name: compile time, memory and FLOPs}.
 
-  `names`: steps to compile besides F and T; None: all.
+  `names`: steps to compile; None: all.
   """
   steps = parallel.make_programs()
   channels, size = len(config.data.mean), config.data.image_size
@@ -109,24 +111,25 @@ def compile_steps(config, network, teacher_network, names):
   arguments = {
       F: (steps.weight_step, states.full_precision, FULL_PRECISION, batch),
       "bit-meta": (steps.bit_meta_step, meta, batch),
-      "bit-search": (steps.bit_search_step, states.arch, meta, batch),
+      "bit-search": (steps.bit_search_steps, states.archs, meta, batch),
       "stage A": (steps.weight_step, meta, assigned, batch),
       "stage B": (steps.weight_step, stage_b, assigned, batch),
       "evaluation": (steps.evaluation_step, meta.without_optimizer(), assigned, batch),
   }
   if states.teacher is not None:
     arguments[T] = (steps.teacher_targets, states.teacher, batch)
+  loops = {"bit-meta": len(config.quantization.candidate_bits), "bit-search": len(targets(config))}
   runs, facts = {}, {}
   for name, (program, *values) in arguments.items():
-    if names and name not in (F, T, *names):
+    if names and name not in names:
       continue
     start = time.perf_counter()
     compiled = program.lower(*values).compile()
+    turns = loops.get(name, 1)
     facts[name] = {
         "compile_seconds": time.perf_counter() - start,
         "temporaries_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6,
-        "gflop": compiled.cost_analysis().get("flops", 0) / 1e9 * (
-            len(config.quantization.candidate_bits) if name == "bit-meta" else 1)}  # A loop's body is counted once.
+        "gflop": compiled.cost_analysis().get("flops", 0) / 1e9 * turns}  # A loop's body is counted once.
     runs[name] = repeated(compiled, values)
   return runs, facts
 
@@ -146,14 +149,14 @@ def repeated(compiled, values):
 def figures(config, name, seconds, measured, peak):
   """One line of the table."""
   base = name.removesuffix(", native")
-  needed = {F: (1, 0), "bit-meta": (len(config.quantization.candidate_bits), 0), "bit-search": (1, 0),
-            "stage A": (1, 0), "stage B": (1, 0)}.get(base)
+  needed = {F: 1, "bit-meta": len(config.quantization.candidate_bits), "bit-search": len(targets(config)),
+            "stage A": 1, "stage B": 1}.get(base)
   median = statistics.median(seconds[name])
   ratio = lambda other: statistics.median(a / b for a, b in zip(seconds[name], seconds[other]))
   gflop = measured.get("gflop")
   return {
       "step": name, "ms": 1000 * median, "images_per_second": config.batch_size / median, "in_f": ratio(F),
-      "to_floor": ratio(F) / needed[0] if needed else None, "in_torch_f": ratio(TORCH) if TORCH in seconds else None,
+      "to_floor": ratio(F) / needed if needed else None, "in_torch_f": ratio(TORCH) if TORCH in seconds else None,
       "compile_seconds": measured.get("compile_seconds"), "temporaries_mb": measured.get("temporaries_mb"),
       "gflop": gflop, "of_peak": gflop / median / peak if gflop else None}
 

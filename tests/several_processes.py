@@ -15,7 +15,7 @@ from metamix_jax.bops import trace_layers
 from metamix_jax.layers import QuantizationScheme
 from metamix_jax.models import create_network
 from metamix_jax.precision import assigned_precision
-from metamix_jax.state import Network, create_arch_state, create_meta_state
+from metamix_jax.state import Network, create_arch_states, create_meta_state
 
 SHAPE, BATCH, CLASSES = (8, 8, 1), 16, 4
 # Sums in another order differ in the last bit, and a value on the edge between two codes then rounds the other way: one
@@ -33,7 +33,7 @@ def main(process, num_processes, port, output):
   network = Network(module, trace_layers(module, SHAPE), (0.5,), (0.3,), 1e-6)
   optimizer = optax.sgd(1e-2)
   meta = create_meta_state(network, optimizer, SHAPE, seed=0)
-  arch = create_arch_state(network, optimizer, seed=0, deviation=1e-3, target_gbops=1e-4, penalty_weight=1.0)
+  arch = create_arch_states(network, optimizer, seed=0, deviation=1e-3, targets_gbops=(1e-4, 2e-4), relative_penalty_weight=1e-4)
   place = lambda state: parallel.replicate(jax.device_get(state), programs.devices)
 
   def batches():
@@ -55,7 +55,7 @@ def main(process, num_processes, port, output):
   for _ in range(3):
     batch = next(placed)
     meta, _ = programs.bit_meta_step(meta, batch)
-    arch, _ = programs.bit_search_step(arch, meta, batch)
+    arch, _ = programs.bit_search_steps(arch, meta, batch)
   meta = place(local(meta).with_weight_step_sizes().with_optimizer(optimizer))
   precision = assigned_precision(network.layers, {layer.name: 1 for layer in network.searched_layers})
   for _ in range(3):

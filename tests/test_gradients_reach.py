@@ -11,7 +11,7 @@ from metamix_jax.bops import trace_layers
 from metamix_jax.layers import QuantizationScheme
 from metamix_jax.models import create_network
 from metamix_jax.optimizers import weight_labels
-from metamix_jax.state import Network, create_arch_state, create_meta_state
+from metamix_jax.state import Network, create_arch_states, create_meta_state
 from metamix_jax.steps import AXIS
 
 # 64 pixels: the last layers then still see 2 x 2 of them, and every tap of their kernels meets an image.
@@ -39,13 +39,13 @@ def test_gradients_reach_everything(name, bits):
   meta = meta.with_activation_step_sizes(programs.calibration_step(meta, batch)).with_weight_step_sizes()
   meta = jax.device_get(meta.with_optimizer(optimizer))
   weight_labels(meta.trainable)  # Raises for a leaf without an optimiser.
-  arch = create_arch_state(
-      network, optimizer, seed=0, deviation=1e-3, target_gbops=sum(l.macs for l in network.layers) * 16 / 1e9,
-      penalty_weight=1e-3)
+  arch = create_arch_states(
+      network, optimizer, seed=0, deviation=1e-3, targets_gbops=(sum(l.macs for l in network.layers) * 16 / 1e9,),
+      relative_penalty_weight=1e-3 * sum(l.macs for l in network.layers) * 16 / 1e9)
   arch = jax.device_get(arch)
 
   new_meta, _ = programs.bit_meta_step(meta, batch)
-  new_arch, _ = programs.bit_search_step(arch, meta, batch)
+  new_arch, _ = programs.bit_search_steps(arch, meta, batch)
   for tree, expected in ((new_meta.optimizer_state.trace, meta.trainable), (new_arch.optimizer_state.trace, arch.alpha)):
     gradients = traverse_util.flatten_dict(tree, sep="/")
     assert gradients.keys() == traverse_util.flatten_dict(expected, sep="/").keys()

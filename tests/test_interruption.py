@@ -100,20 +100,27 @@ class StopAfter:
 
 
 def test_stopped_runs_end_in_the_same_network(data_dir, tmp_path):
-  """Stopped in each training phase and between phases; the slow test above does it with signals and processes."""
+  """Stopped in each training phase and between phases, with two budgets; the slow test above does it with signals and
+  processes."""
   config = tiny_config(data_dir)
   config.checkpoints.every_steps = 2
+  config.arch.target_gbops, config.arch.train_targets = (0.0008, 0.001), (0.001,)
   whole = experiment.run(config, tmp_path / "whole")
   workdir = tmp_path / "stopped"
   for questions, place in (
-      (2, "step 3/5 of pretraining"), (5, "step 3/10 of bit_selection"), (9, "meta_evaluation"),
-      (5, "step 3/5 of stage_a"), (6, "step 1/5 of stage_b")):
+      (2, "step 3/5 of pretraining"), (10, "step 8/10 of bit_selection"), (4, "meta_evaluation"),
+      (5, "step 3/5 of stage_a_0.001"), (6, "step 1/5 of stage_b_0.001")):
     with pytest.raises(loop.Interrupted, match=f"^stopped after {place}$"):
       experiment.run(config, workdir, StopAfter(questions))
   summary = experiment.run(config, workdir)
   assert {name: value for name, value in summary.items() if name != "seconds"} == {
       name: value for name, value in whole.items() if name != "seconds"}
-  jax.tree.map(np.testing.assert_array_equal, parameters(workdir), parameters(tmp_path / "whole"))
+  for phase in ("bit_selection", "stage_b_0.001"):
+    jax.tree.map(np.testing.assert_array_equal, parameters(workdir, phase), parameters(tmp_path / "whole", phase))
+  for phase in ("bit_selection", "meta_evaluation"):
+    files = [folder / "checkpoints" / f"{phase}.json" for folder in (workdir, tmp_path / "whole")]
+    one, other = (json.loads(path.read_text()) | {"seconds": None} for path in files)
+    assert one == other
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_no_step_moves_anything_to_the_host(data_dir, monkeypatch):
   meta = phases.start_step_sizes(work, phases.create_student(work))
   meta = meta.with_optimizer(work.optimizer(1e-3))
   steps = loop.Loop(work, "bit_selection", None)
-  state = steps.start({"meta": meta, "arch": phases.create_architecture(work)})
+  state = steps.start({"meta": meta, "arch": phases.create_architectures(work)})
   guarded = 0
   for number, (_, batch) in enumerate(steps.batches()):
     if number >= work.steps_per_epoch - 1:
@@ -90,7 +90,7 @@ def test_no_step_moves_anything_to_the_host(data_dir, monkeypatch):
       forbid_reading(monkeypatch, metrics["loss"])
     batch = work.programs.label_targets(work.num_classes, batch)
     meta, metrics = work.programs.bit_meta_step(state["meta"], batch)
-    arch, _ = work.programs.bit_search_step(state["arch"], meta, batch)
+    arch, _ = work.programs.bit_search_steps(state["arch"], meta, batch)
     state = {"meta": meta, "arch": arch}
     steps.after_step(state, metrics)
     guarded += number > 0

@@ -13,7 +13,7 @@ from metamix_jax import parallel
 from metamix_jax.bops import trace_layers
 from metamix_jax.layers import QuantizationScheme
 from metamix_jax.models import create_network
-from metamix_jax.state import Network, create_arch_state, create_meta_state
+from metamix_jax.state import Network, create_arch_states, create_meta_state
 from metamix_jax.steps import AXIS
 from metamix_jax.workload import create_batch
 
@@ -36,10 +36,10 @@ def gradients(network, batch):
   # Powers of two: a product with the reciprocal, which XLA makes of a plain division, is then exact as well.
   meta = meta.replace(step_sizes=jax.tree.map(lambda s: 2.0 ** np.round(np.log2(s)), meta.step_sizes))
   meta = jax.device_get(meta.with_optimizer(meta.optimizer))
-  arch = create_arch_state(
-      network, optax.trace(decay=0.9), seed=0, deviation=0.5, target_gbops=1e-3, penalty_weight=1.0)
+  arch = create_arch_states(
+      network, optax.trace(decay=0.9), seed=0, deviation=0.5, targets_gbops=(1e-3,), relative_penalty_weight=1e-3)
   new_meta, _ = programs.bit_meta_step(meta, batch)
-  new_arch, _ = programs.bit_search_step(jax.device_get(arch), meta, batch)
+  new_arch, _ = programs.bit_search_steps(jax.device_get(arch), meta, batch)
   return traverse_util.flatten_dict(
       {"meta": new_meta.optimizer_state.trace, "alpha": new_arch.optimizer_state.trace}, sep=":")
 

@@ -12,7 +12,7 @@ from metamix_jax.bops import gbops, trace_layers, uniform_bits
 from metamix_jax.layers import QuantizationScheme
 from metamix_jax.models import create_network
 from metamix_jax.precision import uniform_precision
-from metamix_jax.state import Network, create_arch_state, create_meta_state
+from metamix_jax.state import Network, create_arch_states, create_meta_state
 
 SHAPE = (8, 8, 1)
 
@@ -34,7 +34,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def states(programs, batch):
-  """A meta-state whose updates ARE its gradients (SGD, rate 1), and an architecture state."""
+  """A meta-state whose updates ARE its gradients (SGD, rate 1), and one architecture state, stacked."""
   scheme = QuantizationScheme((3, 4, 8), 4, 8, "batch")
   options = {"stem_stride": 1, "stem_channels": 8, "blocks": ((1, 8, 1, 1), (2, 8, 1, 2)), "last_channels": 16}
   module = create_network("mobilenet_v2", 4, scheme, options)
@@ -42,9 +42,9 @@ def states(programs, batch):
   meta = create_meta_state(network, optax.sgd(1.0), SHAPE, seed=0)
   magnitudes = programs[1].calibration_step(jax.device_get(meta), parallel.split_batch(batch, 1))
   meta = meta.with_activation_step_sizes(magnitudes).with_optimizer(optax.sgd(1.0))
-  arch = create_arch_state(
-      network, optimizers.arch_optimizer(3e-2, 0.5, 0.999, 1e-3), seed=0, deviation=1e-3, target_gbops=1e-4,
-      penalty_weight=1.0)
+  arch = create_arch_states(
+      network, optimizers.arch_optimizer(3e-2, 0.5, 0.999, 1e-3), seed=0, deviation=1e-3,
+      targets_gbops=(1e-4,), relative_penalty_weight=1e-4)
   return jax.device_get(meta), jax.device_get(arch)
 
 
@@ -60,13 +60,13 @@ def assert_close(a, b):
 def test_bit_search_changes_alpha_and_its_optimizer_only(programs, states, batch):
   meta, arch = states
   before = jax.tree.map(np.copy, meta)
-  result = programs[1].bit_search_step(arch, meta, parallel.split_batch(batch, 1))
+  result = programs[1].bit_search_steps(arch, meta, parallel.split_batch(batch, 1))
   assert_identical(before, meta)
   new_arch = result[0]
   for name, alpha in arch.alpha.items():
     assert np.all(np.asarray(new_arch.alpha[name]) != alpha), name
   assert new_arch.target_gbops == arch.target_gbops and new_arch.penalty_weight == arch.penalty_weight
-  assert int(new_arch.step) == 1
+  assert new_arch.step == [1]
 
 
 def test_bit_meta_gradient_is_the_mean_over_bit_widths(programs, states, batch):
@@ -99,7 +99,7 @@ def test_same_update_on_one_and_four_devices(programs, states, batch, step):
     if step == "bit_meta":
       new = mapped.bit_meta_step(meta, split)[0]
     elif step == "bit_search":
-      new = mapped.bit_search_step(arch, meta, split)[0]
+      new = mapped.bit_search_steps(arch, meta, split)[0]
     else:
       new = mapped.weight_step(meta, precision, split)[0]
     results.append(jax.device_get(new))
@@ -151,14 +151,14 @@ def test_bfloat16_keeps_states_float32(programs, batch, depthwise):
     split = parallel.split_batch(batch, 1)
     meta = meta.with_activation_step_sizes(programs[1].calibration_step(meta, split)).with_weight_step_sizes()
     meta = meta.with_optimizer(optax.trace(0.9))
-    arch = create_arch_state(
-        network, optax.trace(0.9), seed=0, deviation=1e-3, target_gbops=1e-4, penalty_weight=1.0)
+    arch = create_arch_states(
+        network, optax.trace(0.9), seed=0, deviation=1e-3, targets_gbops=(1e-4,), relative_penalty_weight=1e-4)
     new_meta, metrics = programs[1].bit_meta_step(jax.device_get(meta), split)  # Not donated: it is used again.
-    new_arch, search = programs[1].bit_search_step(arch, meta, split)
+    new_arch, search = programs[1].bit_search_steps(arch, meta, split)
     for leaf in jax.tree.leaves((new_meta, new_arch, metrics, search)):
       assert leaf.dtype in (jnp.float32, jnp.int32, jnp.uint32)
     gradients = traverse_util.flatten_dict(new_meta.optimizer_state.trace["weights"], sep="/")
-    results[dtype] = float(metrics["loss"]), float(search["task_loss"]), gradients
+    results[dtype] = float(metrics["loss"]), float(search["task_loss"][0]), gradients
   exact, rounded = results["float32"], results["bfloat16"]
   np.testing.assert_allclose(rounded[:2], exact[:2], rtol=0.02)
   for name, gradient in exact[2].items():
