@@ -62,12 +62,16 @@ class PhaseCheckpoints:
       raise _not_saved(phase, self.folder, error) from error
     wait_for_all(f"{phase} saved")
 
+  def is_finished(self, phase: str) -> bool:
+    """True if the phase has its results."""
+    return self._results(phase).exists()
+
   def restore(self, phase: str, like: Any) -> tuple[Any, dict] | None:
     """The tree of a finished phase, in the structure, shapes and dtypes of `like`, as host arrays, and its results.
 
     None if the phase is not finished, or if its files are damaged: then a sentence in the log says so.
     """
-    if not self._results(phase).exists():
+    if not self.is_finished(phase):
       return None
     try:
       with ocp.StandardCheckpointer() as checkpointer:

@@ -60,7 +60,8 @@ BITS = Rule(lambda v: _is_int(v) and 2 <= v <= 8, "an integer from 2 to 8")
 BIT_WIDTHS = Rule(_is_bit_widths, "at least two different integers from 2 to 8 in ascending order")
 CHANNELS = Rule(_is_numbers, "a tuple of numbers, one for each image channel")
 TARGETS = Rule(
-    _is_targets, "a number above 0, or a tuple of such numbers in ascending order that differ in their first six digits")
+    _is_targets, "a number above 0, or a tuple of such numbers in ascending order that differ in their first six "
+    "digits")
 
 FLOAT_TYPE = Rule(lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16")
 

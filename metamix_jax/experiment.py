@@ -77,12 +77,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stop_request: 
 
   meta, results = run_phases.run("meta_evaluation", meta, meta_evaluation)
   evaluated["meta_state_top1"] = results["meta_state_top1"]
-  meta = _on_host(meta.without_optimizer())  # Every budget's weight training starts from it, and its arrays on the devices are donated.
+  # The weight training of every budget starts from it, and what is on the devices is donated to the first step.
+  meta = _on_host(meta.without_optimizer())
   for budget in budgets:
     target = budget["target_gbops"]
     budget["selected_top1"] = results["selected_top1"][format_target(target)]
     budget |= {"stage_a_top1": None, "final_top1": None}
-    if target in trained_targets(config):
+    # What an earlier start trained stays in the summary.
+    if target in trained_targets(config) or run_phases.is_finished(named("stage_b", config, target)):
       budget |= _train_weights(task, run_phases, meta, budget, teacher)
 
   summary = report.summarize(

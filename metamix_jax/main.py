@@ -57,8 +57,9 @@ def main(argv):
     sys.exit(EXIT_INTERRUPTED)
   if processes.is_first():
     print(report.format_table(summary))
-    bits = [f"{budgets.named('selected_bits', _CONFIG.value, target)}.json" for target in budgets.targets(_CONFIG.value)]
-    print(f"\nWritten: {workdir / 'report' / 'summary.json'}, {', '.join(str(workdir / name) for name in bits)}")
+    names = [budgets.named("selected_bits", _CONFIG.value, target) for target in budgets.targets(_CONFIG.value)]
+    paths = [workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
+    print(f"\nWritten: {', '.join(map(str, paths))}")
 
 
 def run():

@@ -57,6 +57,10 @@ class RunPhases:
     self.saving = Saving(self._checkpoints.folder, stop_request)
     self.seconds, self.best = {}, {}
 
+  def is_finished(self, name: str) -> bool:
+    """True if the phase of this name is there to be restored."""
+    return self._checkpoints.is_finished(name)
+
   def run(
       self, name: str, meta: MetaState, compute: Callable[[MetaState], tuple[MetaState, dict]]
   ) -> tuple[MetaState, dict]:

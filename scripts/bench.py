@@ -7,9 +7,9 @@
   python scripts/bench.py --config=... --json=FILE
 
 Everything comes from the config: network, resolution, batch, bit-widths, teacher, compute type. The floor of a step, in
-full-precision training steps F of the same run: bit-meta |B| F, search F a budget, stages F; the teacher's pass T, once a batch,
-comes on top of an iteration. The ratio to the floor is the median over the rounds of the ratio within a round: machines
-are noisy, ratios less so. On CPUs: source scripts/cpu_environment.sh first.
+full-precision training steps F of the same run: bit-meta |B| F, search F a budget, stages F; the teacher's pass T, once
+a batch, comes on top of an iteration. The ratio to the floor is the median over the rounds of the ratio within a round:
+machines are noisy, ratios less so. On CPUs: source scripts/cpu_environment.sh first.
 """
 
 import dataclasses

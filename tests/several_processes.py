@@ -33,7 +33,8 @@ def main(process, num_processes, port, output):
   network = Network(module, trace_layers(module, SHAPE), (0.5,), (0.3,), 1e-6)
   optimizer = optax.sgd(1e-2)
   meta = create_meta_state(network, optimizer, SHAPE, seed=0)
-  arch = create_arch_states(network, optimizer, seed=0, deviation=1e-3, targets_gbops=(1e-4, 2e-4), relative_penalty_weight=1e-4)
+  arch = create_arch_states(
+      network, optimizer, seed=0, deviation=1e-3, targets_gbops=(1e-4, 2e-4), relative_penalty_weight=1e-4)
   place = lambda state: parallel.replicate(jax.device_get(state), programs.devices)
 
   def batches():

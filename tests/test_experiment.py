@@ -104,6 +104,30 @@ def test_finished_run_is_restored_not_run_again(finished_run, data_dir):
   assert again["final_top1"] == summary["final_top1"]
 
 
+def test_search_first_then_train_one_after_the_other(finished_run, data_dir, tmp_path):
+  """No start does again what an earlier one did, and each network is that of a run with its budget alone."""
+  config = tiny_config(data_dir)
+  config.arch.target_gbops = (0.0008, 0.001)
+  before, trained = {}, set()
+  for chosen, new in (((), {"pretraining", "bit_selection", "meta_evaluation"}),
+                      ((0.001,), {"stage_a_0.001", "stage_b_0.001"}),
+                      ((0.0008,), {"stage_a_0.0008", "stage_b_0.0008"})):
+    config.arch.train_targets = chosen
+    summary = experiment.run(config, tmp_path)
+    after = {path.stem: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").glob("*.json")}
+    assert after.keys() - before.keys() == new
+    assert {name: after[name] for name in before} == before
+    before, trained = after, trained | set(chosen)
+    points = summary["pareto"]["budgets"]
+    assert {point["target_gbops"] for point in points if point["final_top1"] is not None} == trained
+    assert set(summary["seconds"]) == after.keys()
+  for point in points:
+    bits = json.loads((tmp_path / f"selected_bits_{point['target_gbops']:g}.json").read_text())
+    assert bits == {"selected": point["selected"]}
+  assert points[0] == finished_run[1]["pareto"]["budgets"][0]
+  jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path, "stage_b_0.0008"), parameters(finished_run[0]))
+
+
 def test_workdir_of_another_config(finished_run, data_dir):
   config = tiny_config(data_dir)
   config.seed = 1
@@ -126,12 +150,12 @@ def test_bits_from_skips_the_search(finished_run, data_dir, tmp_path):
     ("quantization.candidate_bits", (3, 4, 9), "integers from 2 to 8"),
     ("arch.target_gbops", 5.0, r"target_gbops is 5; this network reaches 0\.\d+ to 0\.\d+ GBOPs"),
     ("arch.target_gbops", (0.0008, 5.0), r"target_gbops is 5; this network reaches"),
-    ("arch.target_gbops", (0.0008, 0.0008), r"target_gbops is \(0.0008, 0.0008\); it must be a number above 0, or a tuple"),
+    ("arch.target_gbops", (0.0008, 0.0008), r"target_gbops is \(0.0008, 0.0008\); it must be a number above 0, or a"),
     ("arch.target_gbops", (0.0008, 0.00080000001), "differ in their first six digits"),
     ("arch.target_gbops", (0.0009, 0.0008), "in ascending order"),
     ("arch.target_gbops", (), "a number above 0, or a tuple"),
     ("arch.target_gbops", "0.1", "a number above 0, or a tuple"),
-    ("arch.train_targets", (0.0009,), "train_targets names 0.0009; allowed are the targets of config.arch.target_gbops, 0.0008"),
+    ("arch.train_targets", (0.0009,), "train_targets names 0.0009; allowed are the .*target_gbops, 0.0008"),
     ("arch.train_targets", 0.0008, "a tuple of targets from arch.target_gbops, or None for all"),
     ("batch_size", 1_000_000, "batch_size is 1000000; the training split has only 1347 images"),
     ("data.name", "no_such_set", "no_such_set"),

@@ -46,7 +46,8 @@ def test_on_another_number_of_devices(before, after, data_dir, tmp_path):
     return {"meta": phases.pretrain(work, phases.create_student(work), saving)}
 
   def bit_selection(work, saving):
-    meta, arch = phases.select_bits(work, work.replicate(jax.device_get(started)), phases.create_architectures(work), None, saving)
+    start = work.replicate(jax.device_get(started))
+    meta, arch = phases.select_bits(work, start, phases.create_architectures(work), None, saving)
     return {"meta": meta, "arch": arch}
 
   def stage_b(work, saving):

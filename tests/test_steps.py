@@ -66,7 +66,7 @@ def test_bit_search_changes_alpha_and_its_optimizer_only(programs, states, batch
   for name, alpha in arch.alpha.items():
     assert np.all(np.asarray(new_arch.alpha[name]) != alpha), name
   assert new_arch.target_gbops == arch.target_gbops and new_arch.penalty_weight == arch.penalty_weight
-  assert new_arch.step == [1]
+  assert new_arch.step.tolist() == [1]
 
 
 def test_bit_meta_gradient_is_the_mean_over_bit_widths(programs, states, batch):
