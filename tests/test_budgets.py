@@ -1,6 +1,7 @@
 """Many budgets from one meta-state: each searched as if it were alone; their names, and what a config may say."""
 
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -9,30 +10,34 @@ import pytest
 
 from metamix_jax import loop, parallel, phases, task
 from metamix_jax.budgets import named, targets, trained_targets
+from metamix_jax.optimizers import arch_optimizer
 from metamix_jax.state import create_arch_states
 from tests.test_experiment import data_dir, tiny_config  # pylint: disable=unused-import  The fixture.
 
 TARGETS = (0.0006, 0.0008, 0.001)
 
 
-def searched(work, target_gbops):
-  """alpha {layer name: [K, B]} after a search of four epochs, 20 bit-search steps."""
-  work.config.arch.target_gbops = target_gbops
-  meta = phases.start_step_sizes(work, phases.create_student(work))
-  _, archs = phases.select_bits(work, meta, phases.create_architectures(work), None)
-  assert np.all(archs.step == 20) and not np.any(archs.bad_step)
-  return jax.device_get(archs.alpha)
-
-
 def test_each_alpha_is_that_of_its_budget_alone(data_dir):
-  config = tiny_config(data_dir)
-  config.bit_selection.epochs, config.bit_selection.meta_only_epochs = 4, 0
-  work = dataclasses.replace(task.prepare(config), programs=parallel.make_programs(jax.devices()[:1]))
-  together = searched(work, TARGETS)
-  for index, target in enumerate(TARGETS):
-    for name, alpha in searched(work, target).items():
-      np.testing.assert_allclose(together[name][index], alpha[0], rtol=1e-5, err_msg=f"{name} at {target}")
-  assert any(np.any(np.abs(alpha[0] - alpha[2]) > 0.1) for alpha in together.values())  # Targets matter.
+  """20 iterations on digits, three targets together and each by itself; no search has a part in the meta-state."""
+  work = dataclasses.replace(task.prepare(tiny_config(data_dir)), programs=parallel.make_programs(jax.devices()[:1]))
+  optimizer = arch_optimizer(3e-2, 0.5, 0.999, 1e-3)
+  together, *alone = (
+      work.replicate(create_arch_states(
+          work.network, optimizer, seed=0, deviation=1e-3, targets_gbops=targets_gbops, relative_penalty_weight=13.24))
+      for targets_gbops in (TARGETS, *((target,) for target in TARGETS)))
+  meta = phases.start_step_sizes(work, phases.create_student(work))
+  meta = work.replicate(meta.with_optimizer(work.optimizer(1e-3)))
+  batches = itertools.chain.from_iterable(work.place(work.train_epoch(epoch)) for epoch in range(4))
+  for batch in batches:
+    batch = work.programs.label_targets(work.num_classes, batch)
+    meta, _ = work.programs.bit_meta_step(meta, batch)
+    together, _ = work.programs.bit_search_steps(together, meta, batch)
+    alone = [work.programs.bit_search_steps(arch, meta, batch)[0] for arch in alone]
+  assert together.step.tolist() == [20, 20, 20] and not np.any(together.bad_step)
+  for index, arch in enumerate(alone):
+    for name, alpha in arch.alpha.items():
+      np.testing.assert_allclose(together.alpha[name][index], alpha[0], rtol=1e-5, err_msg=f"{name}, {TARGETS[index]}")
+  assert any(np.any(np.abs(alpha[0] - alpha[2]) > 0.1) for alpha in together.alpha.values())  # Targets matter.
 
 
 def test_names_of_one_and_of_several(data_dir):
