@@ -26,6 +26,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.checkpoints.every_steps = 500  # Within a phase; a phase's end and a SIGTERM save in any case.
   config.checkpoints.max_to_keep = 2  # The newest ones of the running phase.
 
+  config.metrics = ml_collections.ConfigDict()
+  config.metrics.every_steps = 10  # A line of metrics.jsonl (docs/metrics.md); 0: no such file.
+  config.metrics.tensorboard = True  # The same scalars as an event file.
+
   config.data = ml_collections.ConfigDict()
   config.data.name = "digits"
   config.data.data_dir = ml_collections.config_dict.placeholder(str)  # TFDS's own folder.

@@ -63,6 +63,7 @@ TARGETS = Rule(
     _is_targets, "a number above 0, or a tuple of such numbers in ascending order that differ in their first six "
     "digits")
 
+BOOLEAN = Rule(lambda v: isinstance(v, bool), "True or False")
 FLOAT_TYPE = Rule(lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16")
 
 RULES = {
@@ -76,6 +77,8 @@ RULES = {
     "checkpoints.every_steps": POSITIVE_INT,
     "checkpoints.max_to_keep": POSITIVE_INT,
     "compute_dtype": FLOAT_TYPE,
+    "metrics.every_steps": COUNT,
+    "metrics.tensorboard": BOOLEAN,
     "data.name": NAME,
     "data.data_dir": OPTIONAL_PATH,
     "data.train_split": NAME,
@@ -93,7 +96,7 @@ RULES = {
     "data.num_threads": COUNT,
     "data.corrupt_records": Rule(lambda v: v in ("stop", "skip"), "stop or skip"),
     "network.name": NAME,
-    "network.synchronized_batch_norm": Rule(lambda v: isinstance(v, bool), "True or False"),
+    "network.synchronized_batch_norm": BOOLEAN,
     "quantization.candidate_bits": BIT_WIDTHS,
     "quantization.weight_bits": BITS,
     "quantization.fixed_bits": BITS,

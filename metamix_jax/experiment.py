@@ -38,6 +38,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stop_request: 
   claim_workdir(config, workdir)
   run_phases = RunPhases(task, workdir, stop_request or StopRequest())
   saving, layers = run_phases.saving, task.network.layers
+  if processes.is_first():
+    report.write_json(workdir / "network.json", report.describe_network(config, layers))
 
   def pretraining(meta):
     if config.pretraining.weights is None:
@@ -91,7 +93,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stop_request: 
       config, layers, budgets, evaluated, run_phases.seconds,
       processes.total(len(task.skipped_records.names) if task.skipped_records else 0), run_phases.best)
   if processes.is_first():
-    report.write_summary(workdir / "report" / "summary.json", summary)
+    report.write_json(workdir / "report" / "summary.json", summary)
   return summary
 
 

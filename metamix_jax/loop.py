@@ -1,6 +1,6 @@
 """The loop that all training phases share: where it continues, when it saves, when it stops."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import logging
 import pathlib
@@ -13,7 +13,9 @@ import numpy as np
 from metamix_jax import diagnosis
 from metamix_jax.budgets import format_target
 from metamix_jax.checkpoints import StepCheckpoints
+from metamix_jax.metrics_file import MetricsFile
 from metamix_jax.progress import Progress
+from metamix_jax.recording import Recorder
 from metamix_jax.task import Task
 
 logger = logging.getLogger("metamix_jax")
@@ -52,12 +54,14 @@ class Saving:
   Attributes:
     folder: DIR/checkpoints.
     stop_request: asked after every step.
+    metrics: where steps are recorded; None: nowhere, or another process does.
     earlier_seconds: of each phase that was continued, up to the step where it was.
     best: {"step", "top1"} of each phase whose steps were evaluated.
   """
 
   folder: pathlib.Path
   stop_request: StopRequest
+  metrics: MetricsFile | None = None
   earlier_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
   best: dict[str, dict] = dataclasses.field(default_factory=dict)
 
@@ -77,22 +81,28 @@ class Loop:
 
   def __init__(
       self, task: Task, section: str, saving: Saving | None, evaluate: Callable[[Any], float] | None = None,
-      phase: str | None = None):
+      phase: str | None = None, learning_rates: Callable[[int], Mapping[str, Any]] = lambda step: {},
+      candidates: Mapping[str, int] | None = None,
+  ):
     """A phase at its start.
 
     Args:
       task: the task.
       section: of the config, one of TRAINING_PHASES.
-      saving: where the steps are saved; None: nowhere.
+      saving: where the steps are saved and recorded; None: nowhere.
       evaluate: the state's top-1 in percent, asked for every config.evaluate_every_epochs epochs; None: never.
       phase: name of the phase; None: that of the section.
+      learning_rates: for the records, by name, from the number of steps before.
+      candidates: index of each searched layer's candidate, where there is one.
     """
     config, phase = task.config, phase or section
     self.task, self.phase, self._section, self._evaluate = task, phase, section, evaluate
     self.num_steps = config[section].epochs * task.steps_per_epoch
     self.progress = None
-    self._saving, self._step, self._checkpoints = saving, 0, None
+    self._saving, self._step, self._checkpoints, self._recorder = saving, 0, None, None
     if saving is not None:
+      if saving.metrics is not None:
+        self._recorder = Recorder(saving.metrics, task, phase, learning_rates, candidates)
       self._checkpoints = StepCheckpoints(
           saving.folder / "steps" / phase, phase, every_steps=config.checkpoints.every_steps,
           max_to_keep=config.checkpoints.max_to_keep)
@@ -103,6 +113,8 @@ class Loop:
       state = self._checkpoints.restore(state)
       self._step = self._checkpoints.last_step
       self._saving.earlier_seconds[self.phase] = self._checkpoints.earlier_seconds
+    if self._recorder is not None:
+      self._recorder.start(self._step, self._checkpoints.earlier_seconds)
     self.progress = Progress(
         self.phase, self.num_steps, self.task.config.batch_size, self.task.config.log_every_seconds, self._step)
     return self.task.replicate(state)
@@ -128,13 +140,16 @@ class Loop:
     """
     self._step += 1
     printed = self.progress.after_step(metrics)
+    recorded = self._record_due()
+    if printed or recorded:  # Only here, and where an evaluation or a save is due, does the host wait for the devices.
+      self._check_finite(state)
+    self._record(recorded, state, metrics)
     top1 = self._evaluated(state)
     stop = self._asked_to_stop()
-    due = self._checkpoints is not None and (
-        self._step % self._checkpoints.every_steps == 0 or stop or top1 is not None)
-    if printed or due:  # Only here does the host wait for the devices.
+    if self._checkpoints is not None and (
+        self._step % self._checkpoints.every_steps == 0 or stop or top1 is not None):
       self._check_finite(state)
-    if due:
+      self._record_top1(top1)  # Before the save: no line up to a checkpoint is ever missing.
       self._checkpoints.save(self._step, state, top1)
     if stop:
       self._checkpoints.wait()
@@ -158,6 +173,22 @@ class Loop:
     top1 = self._evaluate(state)
     logger.info("%s: top-1 %.2f after epoch %d", self.phase, top1, epochs)
     return top1
+
+  def _record_due(self):
+    """Whether this step is recorded; the same in all processes."""
+    every = self.task.config.metrics.every_steps
+    return self._saving is not None and every and (self._step % every == 0 or self._step == self.num_steps)
+
+  def _record(self, due, state, metrics):
+    if self._recorder is not None and self.progress.compiled:
+      self._recorder.skip_rate(self._step)
+    if self._recorder is not None and due:
+      self._recorder.record(self._step, state, metrics)
+
+  def _record_top1(self, top1):
+    if self._recorder is not None and top1 is not None:
+      self._recorder.record_top1(self._step, top1)
+      self._recorder.skip_rate(self._step)
 
   def _asked_to_stop(self):
     if self._saving is None:

@@ -21,11 +21,9 @@ def create_student(task: Task) -> MetaState:
 
 def create_architectures(task: Task) -> ArchState:
   """alpha of each budget at its start, stacked, with a learning rate that falls to its end."""
-  arch, selection = task.config.arch, task.config.bit_selection
-  num_steps = (selection.epochs - selection.meta_only_epochs) * task.steps_per_epoch
-  learning_rate = cosine_schedule(arch.learning_rate, arch.final_learning_rate, num_steps)
+  arch = task.config.arch
   return create_arch_states(
-      task.network, arch_optimizer(learning_rate, arch.beta1, arch.beta2, arch.l2), seed=task.config.seed,
+      task.network, arch_optimizer(_alpha_learning_rate(task), arch.beta1, arch.beta2, arch.l2), seed=task.config.seed,
       deviation=arch.initial_deviation, targets_gbops=targets(task.config),
       relative_penalty_weight=arch.relative_penalty_weight)
 
@@ -50,7 +48,14 @@ def select_bits(
   evaluated once a batch. Adam at a constant learning rate.
   """
   config = task.config.bit_selection
-  loop = Loop(task, "bit_selection", saving)
+  alpha_learning_rate = _alpha_learning_rate(task)
+
+  def learning_rates(step):
+    searched = step - config.meta_only_epochs * task.steps_per_epoch
+    rates = {"learning_rate": config.learning_rate}
+    return rates if searched < 0 else rates | {"alpha_learning_rate": alpha_learning_rate(searched)}
+
+  loop = Loop(task, "bit_selection", saving, learning_rates=learning_rates)
   state = loop.start({"meta": meta.with_optimizer(task.optimizer(config.learning_rate)), "arch": archs})
   for epoch, batch in loop.batches():
     batch = _with_targets(task, loop.progress, teacher, batch)
@@ -82,7 +87,7 @@ def train_weights(
   """
   precision = assigned_precision(task.network.layers, candidates)
   return _train_at_precision(
-      task, stage, meta.with_optimizer(_phase_optimizer(task, stage)), precision, teacher, saving, phase)
+      task, stage, meta.with_optimizer(_phase_optimizer(task, stage)), precision, teacher, saving, phase, candidates)
 
 
 def evaluate(task: Task, meta: MetaState, precision: Any) -> float:
@@ -122,8 +127,11 @@ def evaluate_selected(task: Task, meta: MetaState, candidates: Mapping[str, int]
   return evaluate(task, reestimate_batch_statistics(task, meta, precision), precision)
 
 
-def _train_at_precision(task, section, meta, precision, teacher, saving, phase=None):
-  loop = Loop(task, section, saving, lambda state: evaluate(task, state["meta"], precision), phase)
+def _train_at_precision(task, section, meta, precision, teacher, saving, phase=None, candidates=None):
+  learning_rate = _learning_rate(task, section)
+  loop = Loop(
+      task, section, saving, lambda state: evaluate(task, state["meta"], precision), phase,
+      lambda step: {"learning_rate": learning_rate(step)}, candidates)
   state = loop.start({"meta": meta})
   for _, batch in loop.batches():
     batch = _with_targets(task, loop.progress, teacher, batch)
@@ -142,6 +150,17 @@ def _with_targets(task, progress, teacher, batch):
 
 
 def _phase_optimizer(task, phase):
-  """Adam with a cosine to 0 over the phase [C]."""
+  return task.optimizer(_learning_rate(task, phase))
+
+
+def _learning_rate(task, phase):
+  """A cosine to 0 over the phase [C]."""
   section = task.config[phase]
-  return task.optimizer(cosine_schedule(section.learning_rate, 0.0, section.epochs * task.steps_per_epoch))
+  return cosine_schedule(section.learning_rate, 0.0, section.epochs * task.steps_per_epoch)
+
+
+def _alpha_learning_rate(task):
+  """A cosine over the search."""
+  arch, selection = task.config.arch, task.config.bit_selection
+  num_steps = (selection.epochs - selection.meta_only_epochs) * task.steps_per_epoch
+  return cosine_schedule(arch.learning_rate, arch.final_learning_rate, num_steps)

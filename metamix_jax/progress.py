@@ -18,12 +18,13 @@ class Progress:
     num_steps: steps of the whole phase.
     batch_size: images of one step, all devices.
     every_seconds: least time between two lines.
+    compiled: whether the last step was the first of its kind.
   """
 
   def __init__(self, phase: str, num_steps: int, batch_size: int, every_seconds: float, first_step: int = 0):
     self.phase, self.num_steps, self.batch_size, self.every_seconds = phase, num_steps, batch_size, every_seconds
     self._step, self._logged_step, self._logged_at, self._names = first_step, first_step, None, None
-    self._part_seconds = {}
+    self._part_seconds, self.compiled = {}, False
 
   def part_of_step(self, name: str, compute: Callable):
     """Returns compute(); in the step after a printed line, when the devices are idle, waits for it and times it."""
@@ -37,7 +38,8 @@ class Progress:
   def after_step(self, metrics: Mapping[str, jax.Array]) -> bool:
     """Counts a step, and prints a line where one is due and after the last step; returns whether it did."""
     self._step += 1
-    if metrics.keys() != self._names:  # A first step of its kind has compiled: rates are counted from its end.
+    self.compiled = metrics.keys() != self._names
+    if self.compiled:  # Rates are counted from its end.
       jax.block_until_ready(metrics)
       self._names, self._logged_at, self._logged_step = metrics.keys(), time.monotonic(), self._step
       logger.info("%s: step %d/%d compiled and done", self.phase, self._step, self.num_steps)

@@ -1,6 +1,7 @@
-"""DIR/report/summary.json, and the same as a table for people."""
+"""DIR/report/summary.json, the same as a table for people, and DIR/network.json."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import importlib.metadata
 import json
 import pathlib
@@ -82,11 +83,20 @@ def pareto_point(layers: Sequence[LayerCost], budget: Mapping, tolerance: float)
   }
 
 
-def write_summary(path: pathlib.Path, summary: Mapping) -> None:
-  """Writes the summary as JSON, whole or not at all."""
+def describe_network(config: ml_collections.ConfigDict, layers: Sequence[LayerCost]) -> dict:
+  """Static facts of the network: what DIR/network.json holds; the layers in network order."""
+  return {
+      "network": config.network.name,
+      "image_size": config.data.image_size,
+      "layers": [dataclasses.asdict(layer) | {"searched": layer.searched} for layer in layers],
+  }
+
+
+def write_json(path: pathlib.Path, values: Mapping) -> None:
+  """Writes a JSON file, whole or not at all."""
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_suffix(".partial")
-  partial.write_text(json.dumps(summary, indent=2) + "\n")
+  partial.write_text(json.dumps(values, indent=2) + "\n")
   partial.rename(path)
 
 

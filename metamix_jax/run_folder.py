@@ -13,6 +13,7 @@ from metamix_jax import config as config_rules
 from metamix_jax import processes
 from metamix_jax.checkpoints import PhaseCheckpoints, keep_best
 from metamix_jax.loop import Interrupted, Saving, StopRequest
+from metamix_jax.recording import open_metrics
 from metamix_jax.state import MetaState
 from metamix_jax.task import Task
 
@@ -54,7 +55,7 @@ class RunPhases:
 
   def __init__(self, task: Task, workdir: pathlib.Path, stop_request: StopRequest):
     self._task, self._checkpoints = task, PhaseCheckpoints(workdir / "checkpoints")
-    self.saving = Saving(self._checkpoints.folder, stop_request)
+    self.saving = Saving(self._checkpoints.folder, stop_request, open_metrics(workdir, task.config.metrics))
     self.seconds, self.best = {}, {}
 
   def is_finished(self, name: str) -> bool:

@@ -47,6 +47,13 @@ def results(workdir):
   return {name: value for name, value in summary.items() if name != "seconds"}
 
 
+def metrics(workdir):
+  """The lines of metrics.jsonl without what is a matter of time."""
+  lines = [json.loads(text) for text in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return [{name: value for name, value in line.items() if name not in ("wall_seconds", "images_per_second")}
+          for line in lines]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_kills, scale", [(10, 1), (50, 5)])
 def test_killed_runs_end_in_the_same_network(num_kills, scale, data_dir, tmp_path):
@@ -80,6 +87,7 @@ def test_killed_runs_end_in_the_same_network(num_kills, scale, data_dir, tmp_pat
   assert kills == num_kills, f"only {kills} kills before the end"
   assert results(workdir) == results(whole) | {"config": results(workdir)["config"]}
   jax.tree.map(np.testing.assert_array_equal, parameters(workdir), parameters(whole))
+  assert metrics(workdir) == metrics(whole)
 
 
 def loop_exit_code():
@@ -103,7 +111,7 @@ def test_stopped_runs_end_in_the_same_network(data_dir, tmp_path):
   """Stopped in each training phase and between phases, with two budgets; the slow test above does it with signals and
   processes."""
   config = tiny_config(data_dir)
-  config.checkpoints.every_steps = 2
+  config.checkpoints.every_steps, config.metrics.every_steps, config.evaluate_every_epochs = 2, 2, 1
   config.arch.target_gbops, config.arch.train_targets = (0.0008, 0.001), (0.001,)
   whole = experiment.run(config, tmp_path / "whole")
   workdir = tmp_path / "stopped"
@@ -112,6 +120,9 @@ def test_stopped_runs_end_in_the_same_network(data_dir, tmp_path):
       (5, "step 3/5 of stage_a_0.001"), (6, "step 1/5 of stage_b_0.001")):
     with pytest.raises(loop.Interrupted, match=f"^stopped after {place}$"):
       experiment.run(config, workdir, StopAfter(questions))
+    with (workdir / "metrics.jsonl").open("a") as file:  # As a SIGKILL later on leaves it: ahead of the checkpoint.
+      phase = place.split()[-1].replace("meta_evaluation", "stage_a_0.001")
+      file.write(json.dumps({"phase": phase, "step": 9, "loss": 99.0}) + '\n{"phase": "stage_a", "st')
   summary = experiment.run(config, workdir)
   assert {name: value for name, value in summary.items() if name != "seconds"} == {
       name: value for name, value in whole.items() if name != "seconds"}
@@ -121,6 +132,10 @@ def test_stopped_runs_end_in_the_same_network(data_dir, tmp_path):
     files = [folder / "checkpoints" / f"{phase}.json" for folder in (workdir, tmp_path / "whole")]
     one, other = (json.loads(path.read_text()) | {"seconds": None} for path in files)
     assert one == other
+  lines = metrics(workdir)
+  assert lines == metrics(tmp_path / "whole")
+  # Each second step and the last of the phases, and the evaluations after the only epoch of three of them.
+  assert [line["step"] for line in lines] == [2, 4, 5, 5] + [2, 4, 6, 8, 10] + 2 * [2, 4, 5, 5]
 
 
 @pytest.fixture
@@ -162,7 +177,7 @@ def test_a_full_disk(data_dir, tmp_path):
       break
   output, _ = process.communicate()
   assert process.returncode == 2, output
-  failed = re.search(r"metamix_jax: pretraining, step (\d+): the checkpoint cannot be written to \S+ \(File too large\); what"
+  failed = re.search(r"metamix_jax: pretraining, step (\d+): the (?:checkpoint|metrics) cannot be written to \S+ \(File too large\); what"
                      r" was saved before is whole, and the same command continues from there\.", output)
   process = start(tmp_path, data_dir, 1)
   for line in process.stdout:

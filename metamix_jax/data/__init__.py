@@ -4,6 +4,7 @@ from metamix_jax.data.datasets import DatasetInfo
 from metamix_jax.data.datasets import classes_and_channels
 from metamix_jax.data.datasets import dataset_info
 from metamix_jax.data.datasets import open_dataset
+from metamix_jax.data.event_file import EventFile
 from metamix_jax.data.pipeline import RandomResizedCrop
 from metamix_jax.data.pipeline import Shift
 from metamix_jax.data.pipeline import evaluation_batches
