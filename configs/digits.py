@@ -29,6 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.metrics = ml_collections.ConfigDict()
   config.metrics.every_steps = 10  # A line of metrics.jsonl (docs/metrics.md); 0: no such file.
   config.metrics.tensorboard = True  # The same scalars as an event file.
+  config.metrics.alarm_records = 2  # Lines in a row with a step size at its floor that make an alarm.
 
   config.data = ml_collections.ConfigDict()
   config.data.name = "digits"

@@ -53,6 +53,7 @@ def get_config(experiment: str = "mobilenet_v2") -> ml_collections.ConfigDict:
   config.metrics = ml_collections.ConfigDict()
   config.metrics.every_steps = 100  # A line of metrics.jsonl (docs/metrics.md); 0: no such file.
   config.metrics.tensorboard = True  # The same scalars as an event file.
+  config.metrics.alarm_records = 2  # Lines in a row with a step size at its floor that make an alarm.
 
   config.data = ml_collections.ConfigDict()
   config.data.name = "imagenet2012"

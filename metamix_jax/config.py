@@ -77,6 +77,7 @@ RULES = {
     "checkpoints.every_steps": POSITIVE_INT,
     "checkpoints.max_to_keep": POSITIVE_INT,
     "compute_dtype": FLOAT_TYPE,
+    "metrics.alarm_records": POSITIVE_INT,
     "metrics.every_steps": COUNT,
     "metrics.tensorboard": BOOLEAN,
     "data.name": NAME,

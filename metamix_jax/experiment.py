@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from metamix_jax import phases, pretrained, processes, report, selection
+from metamix_jax import phases, pretrained, processes, report, selection, stability
 from metamix_jax.bops import gbops
 from metamix_jax.budgets import format_target, named, targets, trained_targets
 from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
@@ -57,12 +57,16 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stop_request: 
       candidates = selection.read_selected_bits(config.bits_from, layers)
       return meta, {"budgets": [
           {"target_gbops": config.arch.target_gbops, "candidates": candidates, "most_probable": candidates}]}
+    distances = {"before": stability.measure_stability(task, meta)}
     meta, archs = phases.select_bits(task, meta, phases.create_architectures(task), teacher, saving)
+    distances["after"] = stability.measure_stability(task, meta)
     alpha = {name: np.asarray(values) for name, values in archs.alpha.items()}
-    return meta, {"budgets": selection.select_for_targets(layers, alpha, targets(config), config.arch.target_tolerance)}
+    return meta, {
+        "budgets": selection.select_for_targets(layers, alpha, targets(config), config.arch.target_tolerance),
+        "activation_stability": distances}
 
-  meta, results = run_phases.run("bit_selection", phases.start_step_sizes(task, meta), bit_selection)
-  budgets = results["budgets"]
+  meta, selected = run_phases.run("bit_selection", phases.start_step_sizes(task, meta), bit_selection)
+  budgets = selected["budgets"]
   for budget in budgets:
     target, candidates = budget["target_gbops"], budget["candidates"]
     if processes.is_first():
@@ -92,6 +96,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stop_request: 
   summary = report.summarize(
       config, layers, budgets, evaluated, run_phases.seconds,
       processes.total(len(task.skipped_records.names) if task.skipped_records else 0), run_phases.best)
+  if "activation_stability" in selected:  # Not there with bits_from.
+    summary["activation_stability"] = selected["activation_stability"]
   if processes.is_first():
     report.write_json(workdir / "report" / "summary.json", summary)
   return summary

@@ -102,7 +102,7 @@ class Loop:
     self._saving, self._step, self._checkpoints, self._recorder = saving, 0, None, None
     if saving is not None:
       if saving.metrics is not None:
-        self._recorder = Recorder(saving.metrics, task, phase, learning_rates, candidates)
+        self._recorder = Recorder(saving.metrics, task, phase, self.num_steps, learning_rates, candidates)
       self._checkpoints = StepCheckpoints(
           saving.folder / "steps" / phase, phase, every_steps=config.checkpoints.every_steps,
           max_to_keep=config.checkpoints.max_to_keep)
@@ -121,10 +121,13 @@ class Loop:
 
   def batches(self) -> Iterator[tuple[int, dict[str, jax.Array]]]:
     """Epoch of this phase and batch, from the step on at which the loop continues."""
-    while self._step < self.num_steps:
-      epoch, first_batch = divmod(self._step, self.task.steps_per_epoch)
-      for batch in self.task.place(self.task.train_epoch(self._first_epoch() + epoch, first_batch)):
-        yield epoch, batch
+    try:
+      while self._step < self.num_steps:
+        epoch, first_batch = divmod(self._step, self.task.steps_per_epoch)
+        for batch in self.task.place(self.task.train_epoch(self._first_epoch() + epoch, first_batch)):
+          yield epoch, batch
+    finally:  # At the end, and where a record cannot be decoded.
+      self.progress.close()
 
   def after_step(self, state: dict[str, Any], metrics: dict[str, jax.Array]) -> None:
     """Counts a step, prints and saves where that is due.
@@ -138,6 +141,13 @@ class Loop:
       ValueError: a loss or gradient was not finite (the sentence names phase, step and layer), or the state cannot be
         saved.
     """
+    try:
+      self._after_step(state, metrics)
+    except Exception:
+      self.progress.close()
+      raise
+
+  def _after_step(self, state, metrics):
     self._step += 1
     printed = self.progress.after_step(metrics)
     recorded = self._record_due()

@@ -12,6 +12,7 @@ from ml_collections import config_flags
 from metamix_jax import budgets, experiment, processes, report
 from metamix_jax.command_line import flags_parser, stop
 from metamix_jax.loop import Interrupted, StopRequest
+from metamix_jax.progress import LineHandler
 
 # sysexits.h's EX_TEMPFAIL, "try again": what a cluster's launcher should do.
 EXIT_INTERRUPTED = 75
@@ -40,7 +41,7 @@ def main(argv):
     except ValueError as error:
       stop("metamix_jax", error)
   logger.setLevel(logging.INFO if processes.is_first() else logging.WARNING)
-  logger.addHandler(logging.StreamHandler(sys.stdout))
+  logger.addHandler(LineHandler())
   logger.propagate = False
   workdir = pathlib.Path(_WORKDIR.value)
   # A run that is continued, or a second run of the folder, then compiles nothing again.

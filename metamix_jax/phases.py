@@ -1,6 +1,7 @@
 """M12-M14: the phases of a run as plain loops over the steps of steps.py."""
 
 from collections.abc import Mapping
+import itertools
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from metamix_jax.budgets import targets
 from metamix_jax.loop import Loop, Saving
 from metamix_jax.optimizers import arch_optimizer, cosine_schedule
 from metamix_jax.precision import FULL_PRECISION, assigned_precision, uniform_precision
+from metamix_jax.progress import show_bar
 from metamix_jax.state import ArchState, MetaState, Teacher, create_arch_states, create_meta_state
 from metamix_jax.task import Task
 
@@ -93,8 +95,8 @@ def train_weights(
 def evaluate(task: Task, meta: MetaState, precision: Any) -> float:
   """Top-1 in percent on the whole evaluation split, exactly: padding is masked."""
   meta = meta.without_optimizer()
-  totals = [
-      task.programs.evaluation_step(meta, precision, batch) for batch in task.place(task.evaluation_batches())]
+  batches = show_bar(task.place(task.evaluation_batches()), "evaluation", task.num_evaluation_batches)
+  totals = [task.programs.evaluation_step(meta, precision, batch) for batch in batches]
   correct, images = (sum(float(total[name]) for total in totals) for name in ("correct", "images"))
   return 100 * correct / images
 
@@ -102,9 +104,10 @@ def evaluate(task: Task, meta: MetaState, precision: Any) -> float:
 def reestimate_batch_statistics(task: Task, meta: MetaState, precision: Any) -> MetaState:
   """A copy whose running statistics are the average moments of a few training batches at a precision [A]."""
   num_batches = min(task.config.reestimation_batches, task.steps_per_epoch)
-  batches = task.place(task.train_epoch(0))
+  batches = itertools.islice(task.place(task.train_epoch(0)), num_batches)
   moments = [
-      task.programs.batch_moments_step(meta.without_optimizer(), precision, batch) for batch, _ in zip(batches, range(num_batches))]
+      task.programs.batch_moments_step(meta.without_optimizer(), precision, batch)
+      for batch in show_bar(batches, "batch statistics", num_batches)]
   return meta.replace(batch_stats=jax.tree.map(lambda *values: sum(values) / len(values), *moments))
 
 

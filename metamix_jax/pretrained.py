@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from metamix_jax.layers import QuantizationScheme
 from metamix_jax.models import create_network
+from metamix_jax.progress import show_bar
 from metamix_jax.state import MetaState
 
 Tree = Any
@@ -107,7 +108,7 @@ def from_torchvision(state_dict: Mapping[str, np.ndarray], network: str, like: T
   leaves = traverse_util.flatten_dict(like)
   modules = frozenset("/".join(path[1:-1]) for path in leaves)
   converted, used = {}, set()
-  for path, leaf in leaves.items():
+  for path, leaf in show_bar(leaves.items(), source, len(leaves), "array"):
     key = f"{TORCHVISION_NAMES[network]('/'.join(path[1:-1]), modules)}.{LEAVES[path[-1]]}"
     if key not in state_dict:
       raise ValueError(f"{source} has no {key!r}, which {network} needs for {'/'.join(path[1:])}.")

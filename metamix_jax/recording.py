@@ -1,6 +1,7 @@
 """Records of a training phase: now and then, the scalars of a step to DIR/metrics.jsonl, and alarms to the log."""
 
 from collections.abc import Callable, Mapping
+import logging
 import pathlib
 import time
 from typing import Any
@@ -10,9 +11,12 @@ import ml_collections
 import numpy as np
 
 from metamix_jax import processes
+from metamix_jax.alarms import EpochWatch, FloorWatch
 from metamix_jax.metrics import Budget, loss_scalars, named_step_sizes, search_scalars, shortest, step_size_scalars
 from metamix_jax.metrics_file import MetricsFile
 from metamix_jax.task import Task
+
+logger = logging.getLogger("metamix_jax")
 
 
 def open_metrics(workdir: pathlib.Path, section: ml_collections.ConfigDict) -> MetricsFile | None:
@@ -34,18 +38,31 @@ class Recorder:
   """
 
   def __init__(
-      self, file: MetricsFile, task: Task, phase: str, learning_rates: Callable[[int], Mapping[str, Any]],
-      candidates: Mapping[str, int] | None
+      self, file: MetricsFile, task: Task, phase: str, num_steps: int,
+      learning_rates: Callable[[int], Mapping[str, Any]], candidates: Mapping[str, int] | None,
   ):
-    """`learning_rates`: by name, from the number of steps before; `candidates`: see metrics.named_step_sizes."""
+    """A recorder that has not started.
+
+    Args:
+      file: that it writes.
+      task: the task.
+      phase: name of the phase.
+      num_steps: of the whole phase.
+      learning_rates: by name, from the number of steps before.
+      candidates: see metrics.named_step_sizes.
+    """
+    config = task.config
     self.task, self.phase = task, phase
+    self._epochs = EpochWatch(task.steps_per_epoch, config.metrics.every_steps, num_steps)
+    self._floor = FloorWatch(config.quantization.step_size_floor, config.metrics.alarm_records)
     self._file, self._learning_rates, self._candidates = file, learning_rates, candidates
     self._started = self._rate_time = time.monotonic()
     self._rate_step = 0  # The first step compiles and moves both.
 
   def start(self, step: int, earlier_seconds: float) -> None:
     """Begins after a step, 0 for the first; lines of later ones, left by an interrupted run, are dropped."""
-    self._file.keep(self.phase, step)
+    for line in self._file.keep(self.phase, step):
+      self._epochs.look_at(line["step"], line)  # Its alarm has been sounded.
     self._started = time.monotonic() - earlier_seconds
 
   def skip_rate(self, step: int) -> None:
@@ -53,7 +70,7 @@ class Recorder:
     self._rate_step, self._rate_time = step, time.monotonic()
 
   def record(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, jax.Array]) -> None:
-    """Waits for the devices and writes a line.
+    """Waits for the devices, writes a line and sounds alarms.
 
     Args:
       step: of the phase, from 1.
@@ -74,10 +91,14 @@ class Recorder:
       num_images = (step - self._rate_step) * self.task.config.batch_size
       scalars["images_per_second"] = round(num_images / (now - self._rate_time), 1)
     self._rate_step, self._rate_time = step, now
-    scalars |= step_size_scalars(named_step_sizes(layers, fetched["step_sizes"], self._candidates))
+    step_sizes = named_step_sizes(layers, fetched["step_sizes"], self._candidates)
+    scalars |= step_size_scalars(step_sizes)
     if "gbops" in fetched["metrics"]:
       scalars |= search_scalars(layers, self._budgets(fetched["alpha"], fetched["metrics"]))
     self._file.append(self._head(step) | {"wall_seconds": round(now - self._started, 3)} | scalars)
+    for alarm in (self._epochs.look_at(step, scalars), self._floor.look_at(step_sizes)):
+      if alarm:
+        logger.warning("alarm: %s, step %d: %s", self.phase, step, alarm)
 
   def record_top1(self, step: int, top1: float) -> None:
     """Writes the line of an evaluation.

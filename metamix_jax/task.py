@@ -34,6 +34,7 @@ class Task:
     steps_per_epoch: full training batches in one epoch.
     train_epoch: (epoch number, first batch) -> its batches, uint8 images and int32 labels, of this process.
     evaluation_batches: the evaluation split, padded and masked.
+    num_evaluation_batches: how many these are.
     skipped_records: records that could not be decoded; None where such a record is an error.
     programs: the steps, mapped over devices.
   """
@@ -46,6 +47,7 @@ class Task:
   steps_per_epoch: int
   train_epoch: Callable[..., HostBatches]
   evaluation_batches: Callable[[], HostBatches]
+  num_evaluation_batches: int
   skipped_records: "data.SkippedRecords | None"
   programs: parallel.Programs
 
@@ -111,7 +113,7 @@ def prepare(config: ml_collections.ConfigDict) -> Task:
 
   return Task(
       config, network, teacher, info.num_classes, image_shape, info.num_train // config.batch_size, train_epoch,
-      evaluation_batches, skipped, parallel.make_programs())
+      evaluation_batches, -(-info.num_evaluation // config.evaluation_batch_size), skipped, parallel.make_programs())
 
 
 def build_networks(

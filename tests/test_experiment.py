@@ -78,6 +78,15 @@ def test_summary_has_every_figure(finished_run):
   assert set(summary["meta_state_top1"]) == set(summary["uniform_gbops"]) == {"3", "4", "8"}
   assert len(summary["selected"]) == 2 + 3 + 1  # First block 2, second 3, the last convolution.
   assert summary["selected_gbops"] <= summary["target_gbops"] == 0.0008
+  stability = summary["activation_stability"]
+  assert list(stability["before"]) == list(stability["after"]) and len(stability["before"]) == 7  # Batch norms.
+  network = json.loads((workdir / "network.json").read_text())
+  assert (network["network"], network["image_size"]) == ("mobilenet_v2", 8)
+  assert [layer["name"] for layer in network["layers"] if layer["searched"]] == list(summary["selected"])
+  assert network["layers"][0] == {
+      # The stem: 3 * 3 * 1 weights for each of 8 x 8 positions in 8 channels.
+      "name": "stem", "macs": 4608, "input_elements": 64, "candidate_bits": [8], "weight_bits": 8, "kind": "conv",
+      "input_range": "signed", "searched": False}
   assert set(summary["seconds"]) == {"pretraining", "bit_selection", "meta_evaluation", "stage_a", "stage_b"}
 
 
@@ -141,6 +150,7 @@ def test_bits_from_skips_the_search(finished_run, data_dir, tmp_path):
   summary = experiment.run(config, tmp_path)
   assert summary["selected"] == finished_run[1]["selected"]
   assert summary["settled"] == {}
+  assert "activation_stability" not in summary
 
 
 @pytest.mark.parametrize("field, value, sentence", [

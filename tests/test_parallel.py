@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from metamix_jax import loop, parallel, phases, processes, task
+from metamix_jax.metrics_file import MetricsFile
 from tests.test_experiment import data_dir, tiny_config  # pylint: disable=unused-import  The fixture.
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -73,14 +74,15 @@ def forbid_reading(monkeypatch, array):
       read(array)
 
 
-def test_no_step_moves_anything_to_the_host(data_dir, monkeypatch):
-  """Between two printed lines the host reads nothing from the devices and waits for nothing."""
+def test_no_step_moves_anything_to_the_host(data_dir, tmp_path, monkeypatch):
+  """Between two printed, recorded or saved steps the host reads nothing from the devices and waits for nothing."""
   config = tiny_config(data_dir)
-  config.log_every_seconds = 1e6
+  config.log_every_seconds, config.metrics.every_steps, config.checkpoints.every_steps = 1e6, 1000, 1000
   work = task.prepare(config)
   meta = phases.start_step_sizes(work, phases.create_student(work))
   meta = meta.with_optimizer(work.optimizer(1e-3))
-  steps = loop.Loop(work, "bit_selection", None)
+  saving = loop.Saving(tmp_path, loop.StopRequest(), MetricsFile(tmp_path))
+  steps = loop.Loop(work, "bit_selection", saving)
   state = steps.start({"meta": meta, "arch": phases.create_architectures(work)})
   guarded = 0
   for number, (_, batch) in enumerate(steps.batches()):

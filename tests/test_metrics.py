@@ -1,0 +1,131 @@
+"""Names and numbers of metrics.jsonl, what an interruption leaves of it, event files, alarms."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from metamix_jax import metrics
+from metamix_jax.alarms import EpochWatch, FloorWatch
+from metamix_jax.bops import LayerCost
+from metamix_jax.data import EventFile
+from metamix_jax.metrics_file import MetricsFile
+
+LAYERS = (
+    LayerCost("stem", 10, 100, (8,), 8, "conv", "signed"),
+    LayerCost("block/a", 20, 50, (3, 8), 4, "conv", "unsigned"),
+    LayerCost("b", 30, 30, (3, 8), 4, "depthwise", "unsigned"),
+)
+STEP_SIZES = {
+    "stem": {"activation": np.float32([0.5])},
+    "block": {"a": {"activation": np.float32([0.25, 0.1]), "weight": np.float32([0.1, 0.3])}},
+    "b": {"activation": np.float32([2, 3])},
+}
+
+
+def test_losses_of_each_bit_width():
+  host = {"loss": np.float32(0.1), "loss_by_candidate": np.float32([0.2, 0]), "gbops": np.float32(1)}
+  assert metrics.loss_scalars(LAYERS, host) == {"loss": 0.1, "loss/3": 0.2, "loss/8": 0.0}
+  assert metrics.loss_scalars(LAYERS, {"loss": np.float32(0.1)}) == {"loss": 0.1}
+
+
+def test_step_sizes_of_all_candidates_or_of_the_selected_one():
+  scalars = lambda candidates: metrics.step_size_scalars(metrics.named_step_sizes(LAYERS, STEP_SIZES, candidates))
+  assert scalars(None) == {
+      "step_size/stem/8": 0.5, "step_size/block/a/3": 0.25, "step_size/block/a/8": 0.1, "step_size/b/3": 2.0,
+      "step_size/b/8": 3.0, "weight_step_size/block/a": 0.2}  # The mean of 0.1 and 0.3.
+  assert list(scalars({"block/a": 1, "b": 0})) == [
+      "step_size/stem/8", "step_size/block/a/8", "step_size/b/3", "weight_step_size/block/a"]
+  assert metrics.named_step_sizes(LAYERS, {}, None) == {}
+
+
+def test_search_of_two_budgets():
+  """Probabilities 1/4, 3/4 and 1/2, 1/2; then 1, 0 (to float32) in both layers, whose entropy is 0 and no NaN."""
+  even = {"block/a": np.float32([0, math.log(3)]), "b": np.float32([7, 7])}
+  sure = {"block/a": np.float32([1000, 0]), "b": np.float32([1000, 0])}
+  scalars = metrics.search_scalars(LAYERS, [
+      metrics.Budget(0.025, even, np.float32(1.5), np.float32(0.03)), metrics.Budget(1.0, sure, 2.5, 1.25)])
+  entropy = (0.25 * math.log(4) + 0.75 * math.log(4 / 3) + math.log(2)) / 2
+  assert scalars == pytest.approx({
+      "search/0.025/loss": 1.5, "search/0.025/gbops": 0.03, "search/0.025/alpha_entropy": entropy,
+      "search/0.025/probability/block/a/3": 0.25, "search/0.025/probability/block/a/8": 0.75,
+      "search/0.025/probability/b/3": 0.5, "search/0.025/probability/b/8": 0.5,
+      "search/1/loss": 2.5, "search/1/gbops": 1.25, "search/1/alpha_entropy": 0.0,
+      "search/1/probability/block/a/3": 1.0, "search/1/probability/block/a/8": 0.0,
+      "search/1/probability/b/3": 1.0, "search/1/probability/b/8": 0.0}, rel=1e-6, abs=1e-12)
+
+
+def test_lines_behind_a_checkpoint_and_half_a_line_are_dropped(tmp_path):
+  file = MetricsFile(tmp_path)
+  lines = [{"phase": "a", "step": 2, "loss": 1.0}, {"phase": "b", "step": 2, "loss": 2.0}, {"phase": "b", "step": 4, "loss": 3.0}]
+  for line in lines:
+    file.append(line)
+  with (tmp_path / "metrics.jsonl").open("a") as broken:
+    broken.write('{"phase": "b", "step": 6, "lo')
+  assert file.keep("b", 2) == lines[1:2]
+  file.append(lines[2])
+  assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [json.dumps(line) for line in lines]
+  assert file.keep("b", 4) == lines[1:]
+  assert file.keep("c", 0) == []
+  assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
+  file = MetricsFile(tmp_path / "gone")
+  with pytest.raises(ValueError, match=r"^a, step 2: the metrics cannot be written to \S+gone \(No such file or directory\); "
+                     "what was saved before is whole, and the same command continues from there.$"):
+    file.append({"phase": "a", "step": 2, "loss": 1.0})
+
+
+def test_event_file_holds_the_same_scalars(tmp_path):
+  file = MetricsFile(tmp_path, EventFile(tmp_path / "tensorboard"))
+  file.append({"phase": "stage_a", "step": 3, "epoch": 0.5, "loss": 1.5, "step_size/block/a/8": 0.25})
+  file.append({"phase": "stage_a", "step": 6, "top1": 99.0})
+  path, = (tmp_path / "tensorboard").iterdir()
+  assert path.name.startswith("events.out.tfevents.")
+  events = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
+  assert events[0].file_version == "brain.Event:2"  # TensorBoard asks for it.
+  assert [(event.step, {value.tag: value.simple_value for value in event.summary.value}) for event in events[1:]] == [
+      (3, {"stage_a/epoch": 0.5, "stage_a/loss": 1.5, "stage_a/step_size/block/a/8": 0.25}), (6, {"stage_a/top1": 99.0})]
+
+
+def line(first, second):
+  """The probabilities of 8 bits in the two layers at one target; a second target that moves at every call."""
+  line.calls = getattr(line, "calls", 0) + 1
+  moving = 0.9 * (line.calls % 2)
+  values = {"0.025": (first, second), "1": (moving, 0.1)}
+  return {
+      f"search/{target}/probability/{layer}/{bits}": p if bits == 8 else 1 - p
+      for target, pair in values.items() for layer, p in zip(("block/a", "b"), pair) for bits in (3, 8)}
+
+
+def test_bits_that_do_not_move_over_an_epoch():
+  """Records at 3, 6, ..., 18 and the last step, 20; epochs of 10 steps end at the records 9 and 20."""
+  def alarms(first_probabilities):
+    watch, found = EpochWatch(10, 3, 20), {}
+    for step, p in zip((3, 6, 9, 12, 15, 18, 20), first_probabilities, strict=True):
+      alarm = watch.look_at(step, line(p, 0.7) if p is not None else {"loss": 1.0})
+      if alarm:
+        found[step] = alarm
+    return found
+
+  still = "no selected bit moved over epoch {} at target 0.025: argmax alpha of every layer is the same in {} records"
+  assert alarms([0.2, 0.3, 0.4, 0.1, 0.2, 0.3, 0.4]) == {9: still.format(1, 3), 20: still.format(2, 5)}
+  assert alarms([0.2, 0.6, 0.4, 0.1, 0.2, 0.3, 0.4]) == {20: still.format(2, 5)}
+  assert alarms([0.2, 0.3, 0.6, 0.1, 0.2, 0.3, 0.4]) == {}  # Moved back between the records 9 and 12.
+  assert alarms([None, None, None, 0.1, 0.2, 0.3, 0.4]) == {20: still.format(2, 4)}
+  assert alarms([None] * 6 + [0.4]) == {}  # One record alone says nothing.
+
+
+def test_a_step_size_that_stays_at_its_floor():
+  watch = FloorWatch(1e-6, 2)
+  sizes = lambda a, b: {"step_size/a/3": np.float32(a), "weight_step_size/b": np.float32(b)}
+  assert watch.look_at(sizes(1e-6, [1, 2])) is None
+  assert watch.look_at(sizes(1e-6, [1, 1e-6])) == "at the floor, 1e-06, in 2 records in a row: step_size/a/3"
+  # The second sounds by one of its channels; the first has sounded, and again only after it has left.
+  assert watch.look_at(sizes(1e-6, [1, 1e-6])) == "at the floor, 1e-06, in 2 records in a row: weight_step_size/b"
+  assert watch.look_at(sizes(2e-6, [1, 1])) is None
+  assert watch.look_at(sizes(1e-6, [1, 1])) is None
+  assert watch.look_at(sizes(1e-6, [1, 1])) == "at the floor, 1e-06, in 2 records in a row: step_size/a/3"
