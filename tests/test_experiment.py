@@ -78,8 +78,12 @@ def test_summary_has_every_figure(finished_run):
   assert set(summary["meta_state_top1"]) == set(summary["uniform_gbops"]) == {"3", "4", "8"}
   assert len(summary["selected"]) == 2 + 3 + 1  # First block 2, second 3, the last convolution.
   assert summary["selected_gbops"] <= summary["target_gbops"] == 0.0008
-  stability = summary["activation_stability"]
-  assert list(stability["before"]) == list(stability["after"]) and len(stability["before"]) == 7  # Batch norms.
+  for distances in summary["activation_stability"]["before"], summary["activation_stability"]["after"]:
+    assert list(distances) == [  # Each batch norm once, in the order of the calls.
+        "stem_norm", "block_00/depthwise_norm", "block_00/project_norm", "block_01/expand_norm",
+        "block_01/depthwise_norm", "block_01/project_norm", "head_norm"]
+    assert distances.pop("stem_norm") == 0  # It reads what a layer that is not searched gives.
+    assert all(0.001 < distance < 2 for distance in distances.values())
   network = json.loads((workdir / "network.json").read_text())
   assert (network["network"], network["image_size"]) == ("mobilenet_v2", 8)
   assert [layer["name"] for layer in network["layers"] if layer["searched"]] == list(summary["selected"])
