@@ -31,7 +31,7 @@ class Budget(NamedTuple):
 
 
 def loss_scalars(layers: Sequence[LayerCost], metrics: Mapping[str, np.ndarray]) -> Scalars:
-  """"loss", and "loss/BITS" where the step had one for each candidate bit-width."""
+  """loss, and loss/BITS where the step had one for each candidate bit-width."""
   scalars = {"loss": shortest(metrics["loss"])}
   if "loss_by_candidate" in metrics:
     widths = next(layer.candidate_bits for layer in layers if layer.searched)
@@ -68,7 +68,7 @@ def named_step_sizes(
 
 
 def search_scalars(layers: Sequence[LayerCost], budgets: Sequence[Budget]) -> Scalars:
-  """"search/TARGET/..." of each budget: loss, gbops, mean entropy over the layers in nats, and every probability (M5)."""
+  """search/TARGET/... of each budget: loss, gbops, mean entropy over the layers in nats, every probability (M5)."""
   scalars = {}
   for budget in budgets:
     prefix, entropies, probabilities = f"search/{budget.target_gbops:g}", [], {}

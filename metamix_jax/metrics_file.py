@@ -10,7 +10,7 @@ from typing import Any
 class MetricsFile:
   """The lines of all phases of a run, whatever interrupts it; for the first process.
 
-  A line is on its way to the disk before the checkpoint of its step, so no line up to a checkpoint is ever missing. Lines
+  A line is written before the checkpoint of its step is begun, so no line up to a checkpoint is ever missing. Lines
   behind the newest checkpoint are of steps that will be made again: `keep` drops them, and half a line at the end.
   """
 

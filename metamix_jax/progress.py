@@ -22,8 +22,8 @@ def show_bar(iterable: Iterable | None, name: str, total: int, unit: str = "batc
   """A bar with the time left where stdout is a terminal; elsewhere nothing but the iterable.
 
   Args:
-    iterable: each item moves the bar by one, and the last one takes it away; None: `update` moves it, and `close` leaves
-      it where it is.
+    iterable: each item moves the bar by one, and the last one takes it away; None: `update` moves it, and `close`
+      leaves it where it is.
     name: before the bar.
     total: number of items.
     unit: what an item is called.

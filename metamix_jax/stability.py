@@ -35,10 +35,11 @@ def measure_stability(task: Task, meta: MetaState) -> dict[str, float]:
 def activation_distance(means: Sequence[np.ndarray], variances: Sequence[np.ndarray]) -> float:
   """How far a layer's statistics move between bit-widths, in standard deviations [A].
 
-  The mean over pairs of bit-widths b, b' and over channels of sqrt((m_b - m_b')^2 + (d_b - d_b')^2) / d. The root is the
-  2-Wasserstein distance of two Gaussians with means m and deviations d_b, d_b'; d is the root mean square of the
-  deviations over b. 0.1: statistics move by a tenth of a standard deviation when the bits change. Channels that are
-  constant at every bit-width, to the rounding of float32, have no such scale and are left out.
+  The mean over pairs of bit-widths b, b' and over channels of sqrt((m_b - m_b')^2 + (d_b - d_b')^2) / d, with m and d
+  the mean and the deviation of a channel. The root is the 2-Wasserstein distance of two Gaussians; d below it is the
+  root mean square of the deviations over the bit-widths. 0.1: statistics move by a tenth of a standard deviation when
+  the bits change. Channels that are constant at every bit-width, to the rounding of float32, have no such scale and are
+  left out.
 
   Args:
     means: [C] for each bit-width.

@@ -59,7 +59,7 @@ def test_search_of_two_budgets():
 
 def test_lines_behind_a_checkpoint_and_half_a_line_are_dropped(tmp_path):
   file = MetricsFile(tmp_path)
-  lines = [{"phase": "a", "step": 2, "loss": 1.0}, {"phase": "b", "step": 2, "loss": 2.0}, {"phase": "b", "step": 4, "loss": 3.0}]
+  lines = [{"phase": phase, "step": step, "loss": 0.5} for phase, step in (("a", 2), ("b", 2), ("b", 4))]
   for line in lines:
     file.append(line)
   with (tmp_path / "metrics.jsonl").open("a") as broken:
@@ -74,8 +74,8 @@ def test_lines_behind_a_checkpoint_and_half_a_line_are_dropped(tmp_path):
 
 def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
   file = MetricsFile(tmp_path / "gone")
-  with pytest.raises(ValueError, match=r"^a, step 2: the metrics cannot be written to \S+gone \(No such file or directory\); "
-                     "what was saved before is whole, and the same command continues from there.$"):
+  with pytest.raises(ValueError, match=r"^a, step 2: the metrics cannot be written to \S+gone \(No such file or "
+                     r"directory\); what was saved before is whole, and the same command continues from there\.$"):
     file.append({"phase": "a", "step": 2, "loss": 1.0})
 
 
@@ -87,8 +87,10 @@ def test_event_file_holds_the_same_scalars(tmp_path):
   assert path.name.startswith("events.out.tfevents.")
   events = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
   assert events[0].file_version == "brain.Event:2"  # TensorBoard asks for it.
-  assert [(event.step, {value.tag: value.simple_value for value in event.summary.value}) for event in events[1:]] == [
-      (3, {"stage_a/epoch": 0.5, "stage_a/loss": 1.5, "stage_a/step_size/block/a/8": 0.25}), (6, {"stage_a/top1": 99.0})]
+  written = [(event.step, {value.tag: value.simple_value for value in event.summary.value}) for event in events[1:]]
+  assert written == [
+      (3, {"stage_a/epoch": 0.5, "stage_a/loss": 1.5, "stage_a/step_size/block/a/8": 0.25}),
+      (6, {"stage_a/top1": 99.0})]
 
 
 def line(first, second):

@@ -77,7 +77,8 @@ def forbid_reading(monkeypatch, array):
 def test_no_step_moves_anything_to_the_host(data_dir, tmp_path, monkeypatch):
   """Between two printed, recorded or saved steps the host reads nothing from the devices and waits for nothing."""
   config = tiny_config(data_dir)
-  config.log_every_seconds, config.metrics.every_steps, config.checkpoints.every_steps = 1e6, 1000, 1000
+  config.log_every_seconds = 1e6
+  config.metrics.every_steps = config.checkpoints.every_steps = 1000
   work = task.prepare(config)
   meta = phases.start_step_sizes(work, phases.create_student(work))
   meta = meta.with_optimizer(work.optimizer(1e-3))

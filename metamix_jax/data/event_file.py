@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard: an event file is a TFRecord file of Event messages, all of which TensorFlow's core can write.
+"""Scalars for TensorBoard: an event file is a TFRecord file of Event messages, which TensorFlow's core can write.
 
 tf.summary.scalar and flax.metrics.tensorboard need the package tensorboard as well, which only a reader should.
 """
