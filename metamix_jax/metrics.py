@@ -10,6 +10,7 @@ from flax import traverse_util
 import numpy as np
 
 from metamix_jax.bops import LayerCost
+from metamix_jax.budgets import format_target
 
 Scalars = dict[str, float]
 
@@ -71,7 +72,7 @@ def search_scalars(layers: Sequence[LayerCost], budgets: Sequence[Budget]) -> Sc
   """search/TARGET/... of each budget: loss, gbops, mean entropy over the layers in nats, every probability (M5)."""
   scalars = {}
   for budget in budgets:
-    prefix, entropies, probabilities = f"search/{budget.target_gbops:g}", [], {}
+    prefix, entropies, probabilities = f"search/{format_target(budget.target_gbops)}", [], {}
     for layer in layers:
       if not layer.searched:
         continue

@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 
 from metamix_jax import processes
 from metamix_jax.alarms import EpochWatch, FloorWatch
+from metamix_jax.budgets import targets
 from metamix_jax.metrics import Budget, loss_scalars, named_step_sizes, search_scalars, shortest, step_size_scalars
 from metamix_jax.metrics_file import MetricsFile
 from metamix_jax.task import Task
@@ -112,10 +112,8 @@ class Recorder:
     return {"phase": self.phase, "step": step, "epoch": round(step / self.task.steps_per_epoch, 6)}
 
   def _budgets(self, alpha, metrics):
-    """One for each target; alpha [B] or [K, B], metrics scalar or [K]."""
-    targets = np.atleast_1d(self.task.config.arch.target_gbops).tolist()
-    losses, costs = (np.reshape(metrics[name], len(targets)) for name in ("search_loss", "gbops"))
+    """One for each target; alpha [K, B], metrics [K]."""
     return [
-        Budget(target, {name: np.reshape(values, (len(targets), -1))[index] for name, values in alpha.items()},
-               losses[index], costs[index])
-        for index, target in enumerate(targets)]
+        Budget(target, {name: values[index] for name, values in alpha.items()}, metrics["search_loss"][index],
+               metrics["gbops"][index])
+        for index, target in enumerate(targets(self.task.config))]
