@@ -1,61 +1,42 @@
-"""What in the records of a run should worry its owner; each alarm is one line of the log."""
+"""What in the numbers of a run should worry its owner; each alarm is one line of the log."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 
-def selected_bits(line: Mapping[str, float]) -> dict[str, dict[str, str]]:
-  """{target: {layer: most probable bits}} of a line of metrics.jsonl; {} where nothing is searched yet."""
-  best = {}
-  for name, probability in line.items():
-    if name.startswith("search/") and "/probability/" in name:
-      # search/TARGET/probability/LAYER/BITS; only LAYER has further slashes.
-      _, target, _, layer_and_bits = name.split("/", 3)
-      layer, _, bits = layer_and_bits.rpartition("/")
-      if probability > best.get((target, layer), ("", 0.0))[1]:
-        best[target, layer] = (bits, probability)
-  selected = {}
-  for (target, layer), (bits, _) in best.items():
-    selected.setdefault(target, {})[layer] = bits
-  return selected
-
-
-def unmoved_targets(selections: Sequence[Mapping[str, Mapping[str, str]]]) -> list[str]:
-  """The targets whose selected bits are the same in all of at least two `selected_bits`, every layer."""
-  if len(selections) < 2:
-    return []
-  return [target for target, bits in selections[0].items() if all(later[target] == bits for later in selections[1:])]
-
-
 class EpochWatch:
-  """Sounds where no selected bit moves over a whole search epoch."""
+  """Sounds where no selected bit moves over a whole search epoch.
 
-  def __init__(self, steps_per_epoch: int, every_steps: int, num_steps: int):
-    """`every_steps`: between two records; `num_steps`: of the phase, whose last step is recorded as well."""
-    self._steps_per_epoch, self._every_steps, self._num_steps = steps_per_epoch, every_steps, num_steps
-    self._selections = {}
+  Records alone would not do: bits can swing from step to step and be the same at every tenth. The cost of the most
+  probable bits is there for each step, and changes with any of them.
+  """
 
-  def look_at(self, step: int, line: Mapping[str, float]) -> str | None:
-    """The alarm after a record, given in order of their steps; at an epoch's last record, or None.
+  def __init__(self, steps_per_epoch: int, targets: Sequence[str]):
+    """`targets`: names of the K budgets."""
+    self._steps_per_epoch, self._targets, self._costs = steps_per_epoch, targets, []
 
-    The records of the epoch count, and the last one before it.
+  def look_at(self, step: int, costs: np.ndarray) -> str | None:
+    """The alarm after a step, or None; every step of the search in its order.
+
+    Args:
+      step: of the phase, from 1.
+      costs: of the most probable bits of each budget, [K].
     """
-    selection = selected_bits(line)
-    if not selection:
+    position = (step - 1) % self._steps_per_epoch
+    if position == 0:
+      self._costs = self._costs[-1:]
+    self._costs.append(costs)
+    # Fewer: the run was continued within the epoch, and what happened before is not known.
+    if position < self._steps_per_epoch - 1 or len(self._costs) < max(self._steps_per_epoch, 2):
       return None
-    self._selections[step] = selection
-    epoch = (step - 1) // self._steps_per_epoch
-    following = min((step // self._every_steps + 1) * self._every_steps, self._num_steps)
-    if step < self._num_steps and (following - 1) // self._steps_per_epoch == epoch:
-      return None
-    before = max((s for s in self._selections if s <= epoch * self._steps_per_epoch), default=0)
-    seen = [selection for s, selection in self._selections.items() if s >= before]
-    targets = unmoved_targets(seen)
+    still = np.all(np.array(self._costs) == costs, axis=0)
+    targets = [target for target, is_still in zip(self._targets, still, strict=True) if is_still]
     if not targets:
       return None
-    return (f"no selected bit moved over epoch {epoch + 1} at target {', '.join(targets)}: argmax alpha of every layer"
-            f" is the same in {len(seen)} records")
+    epoch = (step - 1) // self._steps_per_epoch + 1
+    return (f"no selected bit moved over epoch {epoch} at target {', '.join(targets)}: argmax alpha cost the same at"
+            f" each of its {self._steps_per_epoch} steps")
 
 
 class FloorWatch:

@@ -102,7 +102,7 @@ class Loop:
     self._saving, self._step, self._checkpoints, self._recorder = saving, 0, None, None
     if saving is not None:
       if saving.metrics is not None:
-        self._recorder = Recorder(saving.metrics, task, phase, self.num_steps, learning_rates, candidates)
+        self._recorder = Recorder(saving.metrics, task, phase, learning_rates, candidates)
       self._checkpoints = StepCheckpoints(
           saving.folder / "steps" / phase, phase, every_steps=config.checkpoints.every_steps,
           max_to_keep=config.checkpoints.max_to_keep)
@@ -190,9 +190,12 @@ class Loop:
     return self._saving is not None and every and (self._step % every == 0 or self._step == self.num_steps)
 
   def _record(self, due, state, metrics):
-    if self._recorder is not None and self.progress.compiled:
+    if self._recorder is None:
+      return
+    self._recorder.after_step(self._step, metrics)
+    if self.progress.compiled:
       self._recorder.skip_rate(self._step)
-    if self._recorder is not None and due:
+    if due:
       self._recorder.record(self._step, state, metrics)
 
   def _record_top1(self, top1):

@@ -18,8 +18,8 @@ class MetricsFile:
     """`events`: a data.EventFile that gets the same scalars; None: no TensorBoard."""
     self._path, self._events = workdir / "metrics.jsonl", events
 
-  def keep(self, phase: str, step: int) -> list[dict]:
-    """Drops the lines of a phase that are of later steps than `step`; returns the phase's others.
+  def keep(self, phase: str, step: int) -> None:
+    """Drops the lines of a phase that are of later steps than `step`.
 
     Raises:
       ValueError: the file cannot be written.
@@ -34,7 +34,6 @@ class MetricsFile:
         partial.rename(self._path)
       except OSError as error:
         raise self._not_written(f"{phase}, step {step}", error) from error
-    return [line for line, keep in zip(lines, kept) if keep and line["phase"] == phase]
 
   def append(self, line: Mapping[str, Any]) -> None:
     """Writes {"phase", "step", ...: numbers} as a line.

@@ -38,8 +38,8 @@ class Recorder:
   """
 
   def __init__(
-      self, file: MetricsFile, task: Task, phase: str, num_steps: int,
-      learning_rates: Callable[[int], Mapping[str, Any]], candidates: Mapping[str, int] | None,
+      self, file: MetricsFile, task: Task, phase: str, learning_rates: Callable[[int], Mapping[str, Any]],
+      candidates: Mapping[str, int] | None,
   ):
     """A recorder that has not started.
 
@@ -47,13 +47,14 @@ class Recorder:
       file: that it writes.
       task: the task.
       phase: name of the phase.
-      num_steps: of the whole phase.
       learning_rates: by name, from the number of steps before.
       candidates: see metrics.named_step_sizes.
     """
     config = task.config
     self.task, self.phase = task, phase
-    self._epochs = EpochWatch(task.steps_per_epoch, config.metrics.every_steps, num_steps)
+    targets = np.atleast_1d(config.arch.target_gbops)
+    self._epochs = EpochWatch(task.steps_per_epoch, [f"{target:g}" for target in targets])
+    self._costs = {}
     self._floor = FloorWatch(config.quantization.step_size_floor, config.metrics.alarm_records)
     self._file, self._learning_rates, self._candidates = file, learning_rates, candidates
     self._started = self._rate_time = time.monotonic()
@@ -61,9 +62,13 @@ class Recorder:
 
   def start(self, step: int, earlier_seconds: float) -> None:
     """Begins after a step, 0 for the first; lines of later ones, left by an interrupted run, are dropped."""
-    for line in self._file.keep(self.phase, step):
-      self._epochs.look_at(line["step"], line)  # Its alarm has been sounded.
+    self._file.keep(self.phase, step)
     self._started = time.monotonic() - earlier_seconds
+
+  def after_step(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    """Keeps what an alarm needs of every step, on the devices."""
+    if "gbops" in metrics:
+      self._costs[step] = metrics["gbops"]
 
   def skip_rate(self, step: int) -> None:
     """Leaves the time up to here, the end of a step, out of the images per second."""
@@ -82,8 +87,8 @@ class Recorder:
     """
     rates = self._learning_rates(step - 1)
     fetched = jax.device_get({
-        "metrics": dict(metrics), "rates": list(rates.values()), "step_sizes": state["meta"].step_sizes,
-        "alpha": state["arch"].alpha if "arch" in state else {}})
+        "metrics": dict(metrics), "rates": list(rates.values()), "costs": self._costs,
+        "step_sizes": state["meta"].step_sizes, "alpha": state["arch"].alpha if "arch" in state else {}})
     now, layers = time.monotonic(), self.task.network.layers
     scalars = loss_scalars(layers, fetched["metrics"])
     scalars |= {name: shortest(rate) for name, rate in zip(rates, fetched["rates"])}
@@ -96,7 +101,9 @@ class Recorder:
     if "gbops" in fetched["metrics"]:
       scalars |= search_scalars(layers, self._budgets(fetched["alpha"], fetched["metrics"]))
     self._file.append(self._head(step) | {"wall_seconds": round(now - self._started, 3)} | scalars)
-    for alarm in (self._epochs.look_at(step, scalars), self._floor.look_at(step_sizes)):
+    self._costs = {}
+    alarms = [self._epochs.look_at(number, np.ravel(cost)) for number, cost in sorted(fetched["costs"].items())]
+    for alarm in (*alarms, self._floor.look_at(step_sizes)):
       if alarm:
         logger.warning("alarm: %s, step %d: %s", self.phase, step, alarm)
 

@@ -64,12 +64,13 @@ def test_lines_behind_a_checkpoint_and_half_a_line_are_dropped(tmp_path):
     file.append(line)
   with (tmp_path / "metrics.jsonl").open("a") as broken:
     broken.write('{"phase": "b", "step": 6, "lo')
-  assert file.keep("b", 2) == lines[1:2]
+  written = lambda: [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  file.keep("b", 2)
+  assert written() == lines[:2]
   file.append(lines[2])
-  assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [json.dumps(line) for line in lines]
-  assert file.keep("b", 4) == lines[1:]
-  assert file.keep("c", 0) == []
-  assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+  for phase, step in (("b", 4), ("c", 0)):
+    file.keep(phase, step)
+    assert written() == lines
 
 
 def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path):
@@ -93,32 +94,24 @@ def test_event_file_holds_the_same_scalars(tmp_path):
       (6, {"stage_a/top1": 99.0})]
 
 
-def line(first, second):
-  """The probabilities of 8 bits in the two layers at one target; a second target that moves at every call."""
-  line.calls = getattr(line, "calls", 0) + 1
-  moving = 0.9 * (line.calls % 2)
-  values = {"0.025": (first, second), "1": (moving, 0.1)}
-  return {
-      f"search/{target}/probability/{layer}/{bits}": p if bits == 8 else 1 - p
-      for target, pair in values.items() for layer, p in zip(("block/a", "b"), pair) for bits in (3, 8)}
-
-
 def test_bits_that_do_not_move_over_an_epoch():
-  """Records at 3, 6, ..., 18 and the last step, 20; epochs of 10 steps end at the records 9 and 20."""
-  def alarms(first_probabilities):
-    watch, found = EpochWatch(10, 3, 20), {}
-    for step, p in zip((3, 6, 9, 12, 15, 18, 20), first_probabilities, strict=True):
-      alarm = watch.look_at(step, line(p, 0.7) if p is not None else {"loss": 1.0})
-      if alarm:
-        found[step] = alarm
-    return found
+  """Epochs of three steps; two budgets, the second of which moves in the first epoch alone."""
+  def alarms(first_step, costs):
+    watch = EpochWatch(3, ["0.02", "0.03"])
+    found = {step: watch.look_at(step, np.float32(pair)) for step, pair in enumerate(costs, first_step)}
+    return {step: alarm for step, alarm in found.items() if alarm}
 
-  still = "no selected bit moved over epoch {} at target 0.025: argmax alpha of every layer is the same in {} records"
-  assert alarms([0.2, 0.3, 0.4, 0.1, 0.2, 0.3, 0.4]) == {9: still.format(1, 3), 20: still.format(2, 5)}
-  assert alarms([0.2, 0.6, 0.4, 0.1, 0.2, 0.3, 0.4]) == {20: still.format(2, 5)}
-  assert alarms([0.2, 0.3, 0.6, 0.1, 0.2, 0.3, 0.4]) == {}  # Moved back between the records 9 and 12.
-  assert alarms([None, None, None, 0.1, 0.2, 0.3, 0.4]) == {20: still.format(2, 4)}
-  assert alarms([None] * 6 + [0.4]) == {}  # One record alone says nothing.
+  words = "no selected bit moved over epoch {} at target {}: argmax alpha cost the same at each of its 3 steps"
+  still, moving, again = (1, 5), (1, 6), (2, 5)
+  assert alarms(1, [still, moving, still] + 3 * [still]) == {
+      3: words.format(1, "0.02"), 6: words.format(2, "0.02, 0.03")}
+  # A swing from step to step, the same at every second one; a move from one epoch to the next.
+  assert alarms(1, [still, again, moving]) == {}
+  assert alarms(1, 3 * [still] + 3 * [(2, 6)] + 3 * [(2, 6)]) == {
+      3: words.format(1, "0.02, 0.03"), 9: words.format(3, "0.02, 0.03")}
+  # The search begins with the second epoch; a run is continued within it.
+  assert alarms(4, 3 * [still]) == {6: words.format(2, "0.02, 0.03")}
+  assert alarms(5, 2 * [still] + 3 * [still]) == {9: words.format(3, "0.02, 0.03")}
 
 
 def test_a_step_size_that_stays_at_its_floor():
