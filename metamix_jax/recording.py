@@ -11,7 +11,7 @@ import ml_collections
 
 from metamix_jax import processes
 from metamix_jax.alarms import EpochWatch, FloorWatch
-from metamix_jax.budgets import targets
+from metamix_jax.budgets import format_target, targets
 from metamix_jax.metrics import Budget, loss_scalars, named_step_sizes, search_scalars, shortest, step_size_scalars
 from metamix_jax.metrics_file import MetricsFile
 from metamix_jax.task import Task
@@ -52,8 +52,7 @@ class Recorder:
     """
     config = task.config
     self.task, self.phase = task, phase
-    targets = np.atleast_1d(config.arch.target_gbops)
-    self._epochs = EpochWatch(task.steps_per_epoch, [f"{target:g}" for target in targets])
+    self._epochs = EpochWatch(task.steps_per_epoch, [format_target(target) for target in targets(config)])
     self._costs = {}
     self._floor = FloorWatch(config.quantization.step_size_floor, config.metrics.alarm_records)
     self._file, self._learning_rates, self._candidates = file, learning_rates, candidates
@@ -102,7 +101,7 @@ class Recorder:
       scalars |= search_scalars(layers, self._budgets(fetched["alpha"], fetched["metrics"]))
     self._file.append(self._head(step) | {"wall_seconds": round(now - self._started, 3)} | scalars)
     self._costs = {}
-    alarms = [self._epochs.look_at(number, np.ravel(cost)) for number, cost in sorted(fetched["costs"].items())]
+    alarms = [self._epochs.look_at(number, cost) for number, cost in sorted(fetched["costs"].items())]
     for alarm in (*alarms, self._floor.look_at(step_sizes)):
       if alarm:
         logger.warning("alarm: %s, step %d: %s", self.phase, step, alarm)
