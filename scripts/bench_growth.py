@@ -3,9 +3,9 @@
 
   python scripts/bench_growth.py --config=configs/digits.py --json=growth.json --plot=growth.png
 
-Each is varied alone, everything else as in the config; --plot needs matplotlib. Depth is the number of repeats of every
-block of config.network.options.blocks, so the config's network must have blocks (mobilenet_v2). The fitted slope is
-that of log time against log quantity: 1 is proportional; for resolution, 2 is proportional to the pixels.
+Each is varied alone, everything else as in the config. Depth is the number of repeats of every block of
+config.network.options.blocks, so the config's network must have blocks (mobilenet_v2). The fitted slope is that of log
+time against log quantity: 1 is proportional; for resolution, 2 is proportional to the pixels.
 """
 
 import copy
@@ -16,6 +16,8 @@ import time
 
 from absl import app, flags
 import jax
+from matplotlib import ticker
+from matplotlib.figure import Figure
 import numpy as np
 
 import bench
@@ -103,10 +105,8 @@ def measure(runs):
 
 def plot(table, path):
   """One panel for each quantity, both axes logarithmic."""
-  import matplotlib  # pylint: disable=g-import-not-at-top  Only for --plot.
-  matplotlib.use("Agg")
-  from matplotlib import pyplot, ticker  # pylint: disable=g-import-not-at-top
-  figure, panels = pyplot.subplots(1, len(table), figsize=(4 * len(table), 3.6), sharey=True, layout="constrained")
+  figure = Figure(figsize=(4 * len(table), 3.6), layout="constrained")
+  panels = figure.subplots(1, len(table), sharey=True)
   for panel, (quantity, line) in zip(panels, table.items()):
     for (name, colour), marker in zip(COLOURS.items(), "os"):
       panel.loglog(line["values"], line[name]["ms"], marker=marker, color=colour,
