@@ -1,0 +1,29 @@
+#!/usr/bin/env python
+"""Makes a run's figures and its page again, from what the run has written: no training, no data, no accelerator.
+
+  python scripts/report.py runs/digits
+
+For a run that is still going, or was interrupted, the page says what is not there yet. Written: DIR/report/*.png and
+DIR/report/report.html, which needs no other file.
+"""
+
+import pathlib
+
+from absl import app
+
+from metamix_jax import report_page
+from metamix_jax.command_line import flags_parser, stop
+
+
+def main(argv):
+  """Writes the report; a bad folder ends in one sentence and status 2."""
+  if len(argv) != 2:
+    stop("report", f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
+  try:
+    print(f"Written: {report_page.write(pathlib.Path(argv[1]))}")
+  except ValueError as error:
+    stop("report", error)
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=flags_parser("report"))
