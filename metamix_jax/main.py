@@ -10,12 +10,9 @@ import jax
 from ml_collections import config_flags
 
 from metamix_jax import budgets, experiment, processes, report
-from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.command_line import EXIT_INTERRUPTED, flags_parser, stop
 from metamix_jax.loop import Interrupted, StopRequest
 from metamix_jax.progress import LineHandler
-
-# sysexits.h's EX_TEMPFAIL, "try again": what a cluster's launcher should do.
-EXIT_INTERRUPTED = 75
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, selected bits, report.")
 _DISTRIBUTED = flags.DEFINE_bool(

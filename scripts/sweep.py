@@ -1,0 +1,53 @@
+#!/usr/bin/env python
+"""Runs every combination of a grid of config values, and puts their results side by side.
+
+  python scripts/sweep.py --config=configs/sweeps/digits_targets.py --workdir=runs/digits_targets
+  python scripts/sweep.py --config=configs/sweeps/digits_targets.py --workdir=runs/digits_targets --print_commands
+
+The second prints the command of each run that is not finished, for a cluster to run, and runs nothing; the first then
+collects the results. Each run has a folder of its own. Finished ones are skipped, others continue where they were.
+Written after each: DIR/results.csv and DIR/accuracy_against_cost.png. SIGTERM stops the run and the sweep, with status 75.
+"""
+
+import pathlib
+import shlex
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from metamix_jax import sweep
+from metamix_jax.command_line import EXIT_INTERRUPTED, flags_parser, stop
+from metamix_jax.loop import Interrupted, StopRequest
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The sweep, a Python file with get_config().")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep.")
+_PRINT_COMMANDS = flags.DEFINE_bool("print_commands", False, "Print the commands of the runs, and run nothing.")
+
+
+def main(argv):
+  """Runs the sweep; a bad input ends in one sentence and status 2."""
+  del argv
+  workdir = pathlib.Path(_WORKDIR.value)
+  stop_request = StopRequest()
+  stop_request.listen_for_sigterm()
+  try:
+    runs = sweep.plan(_CONFIG.value, workdir)
+    if _PRINT_COMMANDS.value:
+      for run in runs:
+        if run.summary() is None:
+          print(shlex.join(["python", *run.arguments]))
+      return
+    sweep.execute(runs, workdir, lambda run: sweep.run_in_process(run, stop_request), stop_request,
+                  lambda line: print(line, flush=True))
+  except ValueError as error:
+    stop("sweep", error)
+  except Interrupted as interruption:
+    print(f"sweep: {interruption}; the same command continues.", file=sys.stderr)
+    sys.exit(EXIT_INTERRUPTED)
+  print(f"Written: {workdir / 'results.csv'}, {workdir / 'accuracy_against_cost.png'}")
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["config", "workdir"])
+  app.run(main, flags_parser=flags_parser("sweep"))
