@@ -75,8 +75,8 @@ def plan(sweep: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[SweepR
   """
   for name in {"base", "grid", *sweep}:
     if name not in ("base", "grid", "fixed") or name not in sweep:
-      raise ValueError(
-          f"sweep.{name} is {'no part of a sweep' if name in sweep else 'missing'}; it has base, grid and perhaps fixed.")
+      problem = "no part of a sweep" if name in sweep else "missing"
+      raise ValueError(f"sweep.{name} is {problem}; it has base, grid and perhaps fixed.")
   bases = sweep.base if isinstance(sweep.base, tuple) and sweep.base else (sweep.base,)
   fixed = {name: value for name, value in _fields(sweep.get("fixed", {})) if value is not None}
   grid = dict(_fields(sweep.grid))
@@ -136,7 +136,8 @@ def execute(
     else:
       failed.append(f"{one.folder.name} (status {status})")
   if failed:
-    raise ValueError(f"{len(failed)} of {len(runs)} runs failed, {', '.join(failed)}; the same command tries them again.")
+    raise ValueError(
+        f"{len(failed)} of {len(runs)} runs failed, {', '.join(failed)}; the same command tries them again.")
 
 
 def run_in_process(run: SweepRun, stop_request: StopRequest) -> int:
@@ -230,7 +231,8 @@ def _config(base, overrides):
     config.update_from_flattened_dict(overrides)
   except (KeyError, AttributeError, TypeError) as error:
     sentence = str(error.args[0]).splitlines()[0].rstrip(".")
-    raise ValueError(f"the sweep sets a field that {base} does not have, or has of another type: {sentence}.") from error
+    raise ValueError(
+        f"the sweep sets a field that {base} does not have, or has of another type: {sentence}.") from error
   config_rules.validate(config)
   return config
 

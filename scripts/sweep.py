@@ -6,7 +6,7 @@
 
 The second prints the command of each run that is not finished, for a cluster to run, and runs nothing; the first then
 collects the results. Each run has a folder of its own. Finished ones are skipped, others continue where they were.
-Written after each: DIR/results.csv and DIR/accuracy_against_cost.png. SIGTERM stops the run and the sweep, with status 75.
+Written after each: DIR/results.csv and DIR/accuracy_against_cost.png. SIGTERM stops the run and the sweep, status 75.
 """
 
 import pathlib

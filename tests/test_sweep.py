@@ -40,7 +40,8 @@ def invent(run, full_precision_top1=97.5):
        "selected_top1": 90 + run.config.seed} for target in (targets if isinstance(targets, tuple) else (targets,))]
   (run.folder / "report").mkdir(parents=True, exist_ok=True)
   (run.folder / "report" / "summary.json").write_text(json.dumps({
-      "full_precision_top1": full_precision_top1, "pareto": {"budgets": points}, "config": config_rules.flatten(run.config)}))
+      "full_precision_top1": full_precision_top1, "pareto": {"budgets": points},
+      "config": config_rules.flatten(run.config)}))
   return 0
 
 
@@ -117,7 +118,7 @@ def test_several_budgets_are_several_rows(tiny, tmp_path):
 
 def test_a_run_that_fails_does_not_keep_the_others(tiny, tmp_path):
   runs = sweep.plan(tiny, tmp_path)
-  with pytest.raises(ValueError, match=rf"1 of 4 runs failed, {RUNS[1]} \(status 2\); the same command tries them again"):
+  with pytest.raises(ValueError, match=rf"1 of 4 runs failed, {RUNS[1]} \(status 2\); the same command"):
     execute(runs, tmp_path, lambda run: 2 if run is runs[1] else invent(run))
   assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 3
   assert [run.summary() is None for run in runs] == [False, True, False, False]
