@@ -69,7 +69,7 @@ def _page(run, figures):
   states = saved_run.phase_states(run)
   title = html.escape(f"MetaMix: {run.config['network.name']} on {run.config['data.name']}")
   fields = [(name, json.dumps(value)) for name, value in run.config.items()]
-  versions = run.summary["versions"].items() if run.summary else []
+  versions = run.summary.get("versions", {}).items() if run.summary else []
   return "\n".join([
       "<!DOCTYPE html>", '<html lang="en">', "<head>", '<meta charset="utf-8">', f"<title>{title}</title>",
       f"<style>{_STYLE}</style>", "</head>", "<body>", f"<h1>{title}</h1>",

@@ -69,7 +69,7 @@ def read(folder: pathlib.Path) -> SavedRun:
   config = _parse(folder / "config.json", _config)
   layers = _parse(folder / "network.json", _layers)
   records = _parse(folder / "metrics.jsonl", _records) if (folder / "metrics.jsonl").exists() else ()
-  results = {path.stem: _parse(path, _object) for path in sorted((folder / "checkpoints").glob("*.json"))}
+  results = {path.stem: _parse(path, _results) for path in sorted((folder / "checkpoints").glob("*.json"))}
   summary = folder / "report" / "summary.json"
   run = SavedRun(folder, config, layers, records, results, _parse(summary, _object) if summary.exists() else None)
   for phase, read_results in (("bit_selection", pareto_points), ("meta_evaluation", uniform_points)):
@@ -164,6 +164,12 @@ def _config(text):
   for target in _as_list(config["arch.target_gbops"]):
     float(target)
   return config
+
+
+def _results(text):
+  results = _object(text)
+  float(results["seconds"])  # Every phase has them.
+  return results
 
 
 def _layers(text):

@@ -160,9 +160,10 @@ def test_the_report_is_made_again(small):
     ("network.json", '{"layers": [{"name": "stem"}]}', r"network.json cannot be read \('macs' is missing\)"),
     ("network.json", '{"layers": []}', r"network.json cannot be read \(none of its layers is searched\)"),
     ("metrics.jsonl", '{"phase": "pretraining"}\n', r"cannot be read \(line 1: it is no record of a step\)"),
-    ("checkpoints/bit_selection.json", '{"budgets": [{"target_gbops": 1, "candidates": {}}]}',
+    ("checkpoints/stage_a.json", '{"stage_a_top1": 70}', r"stage_a.json cannot be read \('seconds' is missing\)"),
+    ("checkpoints/bit_selection.json", '{"seconds": 1, "budgets": [{"target_gbops": 1, "candidates": {}}]}',
      r"bit_selection.json cannot be read \('block_00/depthwise' is missing\)"),
-    ("checkpoints/meta_evaluation.json", '{"meta_state_top1": {"3": 1}}', "meta_evaluation.json cannot be read"),
+    ("checkpoints/meta_evaluation.json", '{"seconds": 1, "meta_state_top1": {"3": 1}}', "meta_evaluation.json cannot be read"),
     ("report/summary.json", "", "summary.json cannot be read"),
 ])
 def test_damaged_and_foreign_folders(small, name, content, sentence):
