@@ -83,17 +83,22 @@ def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
   # A record closes the interval since the one before.
   edges = np.concatenate([[steps[0] - (steps[1] - steps[0] if len(steps) > 1 else 1)], steps])
   all_axes = figure.subplots(1, len(widths), sharey=True)
-  for axes, bits in zip(all_axes, widths):
-    values = np.full((len(searched), len(steps)), np.nan)
+  values = np.full((len(widths), len(searched), len(steps)), np.nan)
+  for panel, bits in enumerate(widths):
     for row, layer in enumerate(searched):
       _, found = run.series("bit_selection", f"{prefix}/{layer.name}/{bits}")
       if len(found) == len(steps):
-        values[row] = found
-    # cividis: the same for people with and without colour vision, and dark to bright when printed in grey.
-    image = axes.pcolormesh(edges, np.arange(len(searched) + 1) - 0.5, values, vmin=0, vmax=1, cmap="cividis")
+        values[panel, row] = found
+  # From orange, less than one of all, over white to purple, more: a short search moves a probability by a few percent.
+  # Colour-blind people can tell the two apart. The least range keeps the colour bar's numbers apart where nothing moved.
+  uniform = 1 / len(widths)
+  reach = max(np.nanmax(np.abs(values - uniform), initial=0), 1e-3)
+  for axes, bits, of_bits in zip(all_axes, widths, values):
+    image = axes.pcolormesh(
+        edges, np.arange(len(searched) + 1) - 0.5, of_bits, vmin=uniform - reach, vmax=uniform + reach, cmap="PuOr")
     rows = [row for row, layer in enumerate(searched) if selected.get(layer.name) == bits]
     if rows:  # An empty line outside the axes would confuse the layout.
-      axes.plot([1.03] * len(rows), rows, "o", markersize=3.5, color=VERMILION, clip_on=False,
+      axes.plot([1.03] * len(rows), rows, "o", markersize=3.5, color="black", clip_on=False,
                 transform=axes.get_yaxis_transform())
     axes.set(title=f"{bits} bits", xlabel="step of the bit selection")
     axes.locator_params(axis="x", nbins=4, prune="both")
@@ -101,7 +106,7 @@ def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
   list_layers(all_axes[0], [layer.name for layer in searched])
   figure.colorbar(image, ax=list(all_axes), label="probability", aspect=40, pad=0.02)
   if selected:
-    dot = Line2D([], [], color=VERMILION, marker="o", linestyle="", markersize=3.5, label="selected in the end")
+    dot = Line2D([], [], color="black", marker="o", linestyle="", markersize=3.5, label="selected in the end")
     figure.legend(handles=[dot], loc="outside lower center")
   return figure
 
@@ -128,7 +133,9 @@ def search_cost(run: SavedRun) -> Figure | None:
   if not num_steps:
     return None
   cost_axes.set_ylabel("cost of one image [GBOPs]")
-  entropy_axes.set(xlabel="step of the bit selection", ylabel="mean entropy of\na layer's bits [nats]", ylim=(0, None))
+  entropy_axes.set(xlabel="step of the bit selection", ylabel="mean entropy of\na layer's bits [nats]")
+  entropy_axes.margins(y=0.15)
+  entropy_axes.ticklabel_format(axis="y", useOffset=False)
   for axes in (cost_axes, entropy_axes):
     axes.grid()
   handles, _ = cost_axes.get_legend_handles_labels()
