@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
+from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -27,7 +28,9 @@ CAPTIONS = {
         "Layers in network order from top to bottom. Where the most probable bits did not fit the target, they stand "
         "behind the selected ones."),
     "search_cost": "Dotted: the targets. The entropy falls to 0 when every layer has decided for one bit-width.",
-    "probabilities": "Bright: probable. Layers in network order from top to bottom.",
+    "probabilities": (
+        "White: as probable as if all bit-widths were alike; purple: more, orange: less. The colours span what this search "
+        "reached. Layers in network order from top to bottom."),
     "training": "Open symbols: evaluated at the end of a phase, after the bit selection straight from the meta-state.",
     "activation_stability": (
         "The paper's motivation, measured: 0.1 means that a channel's mean and deviation move by a tenth of its "
@@ -71,7 +74,7 @@ def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
   """Heat maps over layers and steps, one for each candidate bit-width; dots mark what was selected."""
   searched = [layer for layer in run.layers if layer.searched]
   prefix = f"search/{format_target(target_gbops)}/probability"
-  # Widths may differ between layers only in networks of the user's own; those a layer has not stay white.
+  # Widths may differ between layers only in networks of the user's own; those a layer has not stay grey.
   widths = sorted({bits for layer in searched for bits in layer.candidate_bits})
   steps, _ = run.series("bit_selection", f"search/{format_target(target_gbops)}/gbops")
   if not len(steps):
@@ -89,16 +92,17 @@ def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
       _, found = run.series("bit_selection", f"{prefix}/{layer.name}/{bits}")
       if len(found) == len(steps):
         values[panel, row] = found
-  # From orange, less than one of all, over white to purple, more: a short search moves a probability by a few percent.
-  # Colour-blind people can tell the two apart. The least range keeps the colour bar's numbers apart where nothing moved.
+  # From orange, less than all alike, over white to purple, more; colour-blind people can tell the two apart. A short
+  # search moves a probability by a few percent, so the range is what it reached; where nothing moved, a least one.
   uniform = 1 / len(widths)
   reach = max(np.nanmax(np.abs(values - uniform), initial=0), 1e-3)
+  norm = TwoSlopeNorm(uniform, max(uniform - reach, 0), min(uniform + reach, 1))
   for axes, bits, of_bits in zip(all_axes, widths, values):
-    image = axes.pcolormesh(
-        edges, np.arange(len(searched) + 1) - 0.5, of_bits, vmin=uniform - reach, vmax=uniform + reach, cmap="PuOr")
+    image = axes.pcolormesh(edges, np.arange(len(searched) + 1) - 0.5, of_bits, norm=norm, cmap="PuOr")
+    axes.set_facecolor(GREY)
     rows = [row for row, layer in enumerate(searched) if selected.get(layer.name) == bits]
     if rows:  # An empty line outside the axes would confuse the layout.
-      axes.plot([1.03] * len(rows), rows, "o", markersize=3.5, color="black", clip_on=False,
+      axes.plot([1.03] * len(rows), rows, "o", markersize=3.5, color=BLACK, clip_on=False,
                 transform=axes.get_yaxis_transform())
     axes.set(title=f"{bits} bits", xlabel="step of the bit selection")
     axes.locator_params(axis="x", nbins=4, prune="both")
@@ -106,7 +110,7 @@ def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
   list_layers(all_axes[0], [layer.name for layer in searched])
   figure.colorbar(image, ax=list(all_axes), label="probability", aspect=40, pad=0.02)
   if selected:
-    dot = Line2D([], [], color="black", marker="o", linestyle="", markersize=3.5, label="selected in the end")
+    dot = Line2D([], [], color=BLACK, marker="o", linestyle="", markersize=3.5, label="selected in the end")
     figure.legend(handles=[dot], loc="outside lower center")
   return figure
 
