@@ -4,7 +4,5 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/install.sh
-export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
-export TF_USE_LEGACY_KERAS="${TF_USE_LEGACY_KERAS:-1}"  # TensorFlow then starts without Keras 3: 5 s of 19 saved.
 # By file: a file's module fixtures, and its import of TensorFlow (seconds), are then paid for once.
 exec .venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not torch" "$@"
