@@ -55,8 +55,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stop_request: 
   def bit_selection(meta):
     if config.bits_from is not None:
       candidates = selection.read_selected_bits(config.bits_from, layers)
-      return meta, {"budgets": [
-          {"target_gbops": config.arch.target_gbops, "candidates": candidates, "most_probable": candidates}]}
+      target, = targets(config)
+      return meta, {"budgets": [{"target_gbops": target, "candidates": candidates, "most_probable": candidates}]}
     distances = {"before": stability.measure_stability(task, meta)}
     meta, archs = phases.select_bits(task, meta, phases.create_architectures(task), teacher, saving)
     distances["after"] = stability.measure_stability(task, meta)

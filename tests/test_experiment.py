@@ -151,8 +151,10 @@ def test_workdir_of_another_config(finished_run, data_dir):
 def test_bits_from_skips_the_search(finished_run, data_dir, tmp_path):
   config = tiny_config(data_dir)
   config.bits_from = str(finished_run[0] / "selected_bits.json")
+  config.arch.target_gbops = (0.0008,)  # A tuple of one is that one.
   summary = experiment.run(config, tmp_path)
   assert summary["selected"] == finished_run[1]["selected"]
+  assert summary["target_gbops"] == 0.0008
   assert summary["settled"] == {}
   assert "activation_stability" not in summary
 
