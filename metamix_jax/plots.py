@@ -29,8 +29,8 @@ CAPTIONS = {
         "behind the selected ones."),
     "search_cost": "Dotted: the targets. The entropy falls to 0 when every layer has decided for one bit-width.",
     "probabilities": (
-        "White: as probable as if all bit-widths were alike; purple: more, orange: less. The colours span what this search "
-        "reached. Layers in network order from top to bottom."),
+        "White: as probable as if all bit-widths were alike; purple: more, orange: less. The colours span what this "
+        "search reached. Layers in network order from top to bottom."),
     "training": "Open symbols: evaluated at the end of a phase, after the bit selection straight from the meta-state.",
     "activation_stability": (
         "The paper's motivation, measured: 0.1 means that a channel's mean and deviation move by a tenth of its "
