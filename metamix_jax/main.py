@@ -57,8 +57,11 @@ def main(argv):
     print(report.format_table(summary))
     names = [budgets.named("selected_bits", _CONFIG.value, target) for target in budgets.targets(_CONFIG.value)]
     from metamix_jax import report_page  # pylint: disable=g-import-not-at-top  Loads matplotlib: seconds.
-    paths = [
-        report_page.write(workdir), workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
+    try:
+      page = report_page.write(workdir)
+    except ValueError as error:  # Everything else of the run is there.
+      stop("metamix_jax", error)
+    paths = [page, workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
     print(f"\nWritten: {', '.join(map(str, paths))}")
 
 
