@@ -50,7 +50,7 @@ class LineHandler(logging.StreamHandler):
 class Progress:
   """Says every few seconds where a loop is; reads a metric from the device only then.
 
-  On a terminal that is a bar with the values behind it, elsewhere a line of the log.
+  On a terminal that is a bar with the loss behind it, elsewhere a line of the log with every value.
 
   Attributes:
     phase: name at the start of each line.
@@ -103,10 +103,11 @@ class Progress:
     for name, seconds in self._part_seconds.items():
       values += f"  {name} {1000 * seconds:.0f} of {1000 * seconds_per_step:.0f} ms"
     left = (self.num_steps - self._step) * seconds_per_step
-    values += f"  {self.batch_size / max(seconds_per_step, 1e-9):.0f} images/s"
+    rate = f"{self.batch_size / max(seconds_per_step, 1e-9):.0f} images/s"
     if self._bar.disable:
-      logger.info(
-          "%s: step %d/%d  %s  %d:%02d left", self.phase, self._step, self.num_steps, values, left // 60, left % 60)
-    self._bar.set_postfix_str(values)
+      logger.info("%s: step %d/%d  %s  %s  %d:%02d left", self.phase, self._step, self.num_steps, values, rate,
+                  left // 60, left % 60)
+    # All values would leave no room for the bar.
+    self._bar.set_postfix_str(f"loss {float(metrics['loss']):.4f}  {rate}")
     self._logged_at, self._logged_step = time.monotonic(), self._step
     return True
