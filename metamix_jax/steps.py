@@ -99,8 +99,8 @@ def bit_search_steps(archs: ArchState, meta: MetaState, batch: Batch) -> tuple[A
   """One bit-search step (M11) of each of K architecture states on the same meta-state and batch.
 
   One after the other, not jax.vmap: a product over K states at once sums in another order, a value on the edge between
-  two codes then rounds the other way, and after 20 steps on digits an alpha was 38 % off the one of a search alone; it
-  took 336 ms for K = 8 on 2 CPU cores against 208, and memory for 8 passes. This way alphas are those of K searches
+  two codes then rounds the other way, and after 20 steps on digits an alpha was 39 % off the one of a search alone; it
+  took 303 ms for K = 8 on 2 CPU cores against 126, and memory for 8 passes. This way alphas are those of K searches
   alone, memory is that of one, and XLA takes what does not depend on alpha (the layers before the first mixture) out of
   the loop.
 
