@@ -43,8 +43,8 @@ def normalize_batch(
 def _normalize_forward(x, scale, bias, epsilon, axis_name):
   wide = x.astype(jnp.float32)
   mean = _mean(wide, axis_name)
-  # E[x^2] - E[x]^2, as flax.linen.BatchNorm has it: neither sum needs an array beside x, where E[(x - mean)^2] has x - mean
-  # written and read again. The difference loses log10(mean^2 / variance) of float32's seven digits.
+  # E[x^2] - E[x]^2, as flax.linen.BatchNorm has it: neither sum needs an array beside x, where E[(x - mean)^2] has
+  # x - mean written and read again. The difference loses log10(mean^2 / variance) of float32's seven digits.
   variance = jnp.maximum(_mean(wide * wide, axis_name) - mean * mean, 0)
   inverse_deviation = jax.lax.rsqrt(variance + epsilon)
   y = ((wide - mean) * (inverse_deviation * scale) + bias).astype(x.dtype)

@@ -5,8 +5,8 @@
 
 An iteration is the teacher's pass, the bit-meta step and the bit-search step of every budget, on random images; targets
 are spread evenly over what the network reaches. The phase counts the config's bit-meta-only epochs as well. Ratios to
-one budget are medians over the rounds of the ratio within a round. On Linux, start it with quickstart.sh's MALLOC_
-variables.
+one budget are medians over the rounds of the ratio within a round. On CPUs: source scripts/cpu_environment.sh
+first.
 """
 
 import copy

@@ -45,7 +45,7 @@ def test_moments_of_channels_far_from_zero_and_of_constant_ones():
   y, mean, variance = normalize_batch(x, jnp.ones(2), jnp.zeros(2), EPSILON, None)
   exact = x.astype(np.float64).reshape(-1, 2)
   np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-6)
-  np.testing.assert_allclose(variance[0], exact[:, 0].var(), rtol=5e-3)
+  np.testing.assert_allclose(variance[0], exact[:, 0].var(), rtol=1e-3)
   assert 0 <= variance[1] < 1e-6
   np.testing.assert_allclose(y[..., 1], 0, atol=1e-5)
 
@@ -63,7 +63,7 @@ def test_four_devices_normalise_as_one():
   y, dx, dscale, dbias = jax.pmap(lambda x, dy: gradients(x, dy, "batch"), axis_name="batch")(split(x), split(dy))
   expected = gradients(x, dy, None)
   np.testing.assert_allclose(y.reshape(x.shape), expected[0], atol=tolerance(x))
-  np.testing.assert_allclose(dx.reshape(x.shape), expected[1], atol=tolerance(x))
+  np.testing.assert_allclose(dx.reshape(x.shape), expected[1], atol=tolerance(x) / 2)
   # Each replica has its own part of the parameters' gradients.
   np.testing.assert_allclose(dscale.sum(0), expected[2], rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(dbias.sum(0), expected[3], rtol=1e-5, atol=1e-5)
