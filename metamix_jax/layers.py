@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from metamix_jax.bit_mixture import mix_bit_widths
+from metamix_jax.convolution import convolve
 from metamix_jax.depthwise import depthwise_conv
 from metamix_jax.quantizers import (
     CodeRange, code_range, fake_quantize, initial_step_size, input_shift, lowest_initial_step_size,
@@ -151,10 +152,7 @@ class QuantConv(QuantLayer):
       # As a product of two matrices: XLA:CPU does not turn the kernel gradient of a 1x1 convolution into one by itself,
       # and writes a transposed copy of the output's gradient for that of a product of more than two dimensions.
       return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
-    return jax.lax.conv_general_dilated(
-        x, kernel, (self.stride, self.stride), ((height // 2,) * 2, (width // 2,) * 2),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=self.groups,
-    )
+    return convolve(x, kernel, self.stride, self.groups)
 
 
 class QuantDense(QuantLayer):
