@@ -1,7 +1,9 @@
 # For training on CPUs; source it before Python starts, which reads these only then: source scripts/cpu_environment.sh
 
 # glibc gives each big buffer back to the system when it is freed and maps it again, page by page, in the next
-# step: 5 to 16 % of a training step. These keep the memory.
+# step. These keep the memory; one arena, because those of threads cannot hold a buffer of more than 64 MB.
+# docs/performance.md has the figures.
+export MALLOC_ARENA_MAX=1
 export MALLOC_MMAP_THRESHOLD_=4000000000
 export MALLOC_TRIM_THRESHOLD_=8000000000
 export MALLOC_TOP_PAD_=268435456
