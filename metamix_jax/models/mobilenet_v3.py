@@ -6,6 +6,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from metamix_jax.activations import hard_swish
 from metamix_jax.batch_norm import BatchNorm
 from metamix_jax.layers import QuantConv, QuantDense, QuantizationScheme
 from metamix_jax.models.mobilenet_v2 import round_channels
@@ -52,7 +53,7 @@ SQUEEZE_FACTOR, HEAD_FACTOR = 4, 6
 
 # Each activation and the range of what it leaves (M3). Averages of it, and products with a hard sigmoid (0 to 1),
 # stay within the same range: h-swish never falls below -3/8, and neither does a share of it.
-ACTIVATIONS = {"relu": (nn.relu, "unsigned"), "hard_swish": (nn.hard_swish, "hard_swish")}
+ACTIVATIONS = {"relu": (nn.relu, "unsigned"), "hard_swish": (hard_swish, "hard_swish")}
 
 
 class SqueezeExcite(nn.Module):
@@ -148,18 +149,18 @@ class MobileNetV3(nn.Module):
 
     x = QuantConv(
         self.scheme.fixed, "signed", self.stem_channels, (3, 3), stride=self.stem_stride, name="stem")(images)
-    x = nn.hard_swish(norm("stem_norm")(x, train=train))
+    x = hard_swish(norm("stem_norm")(x, train=train))
     for index, block in enumerate(self.blocks):
       # The first block reads the stem's h-swish, every later one a linear bottleneck.
       input_range = "hard_swish" if index == 0 else "signed"
       x = InvertedResidual(tuple(block), input_range, self.scheme, name=f"block_{index:02d}")(x, train=train)
     x = QuantConv(self.scheme, "signed", HEAD_FACTOR * x.shape[-1], (1, 1), name="head")(x)
-    x = nn.hard_swish(norm("head_norm")(x, train=train))
+    x = hard_swish(norm("head_norm")(x, train=train))
     x = jnp.mean(x, axis=(1, 2))
     weight_bits = self.penultimate_weight_bits or self.scheme.weight_bits
     x = QuantDense(
         dataclasses.replace(self.scheme, weight_bits=weight_bits), "hard_swish", self.last_channels,
         name="penultimate")(x)
-    x = nn.Dropout(self.dropout_rate, deterministic=not train)(nn.hard_swish(x))
+    x = nn.Dropout(self.dropout_rate, deterministic=not train)(hard_swish(x))
     # Dropout scales what it keeps by 1 / (1 - rate): a hair below -3/8 is clipped.
     return QuantDense(self.scheme.fixed, "hard_swish", self.num_classes, name="classifier")(x)
