@@ -2,12 +2,11 @@
 
 # glibc gives each big buffer back to the system when it is freed and maps it again, page by page, in the next step: a
 # fifth of a training step of MobileNetV3. These keep the memory, in one arena: those of XLA's threads cannot hold a buffer
-# of more than 64 MB. The last line keeps small blocks with each thread; compiling waits for the one arena otherwise.
+# of more than 64 MB. docs/performance.md has the figures.
 export MALLOC_ARENA_MAX=1
 export MALLOC_MMAP_THRESHOLD_=4000000000
 export MALLOC_TRIM_THRESHOLD_=8000000000
-export MALLOC_TOP_PAD_=16777216
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:+$GLIBC_TUNABLES:}glibc.malloc.tcache_count=65535:glibc.malloc.mxfast=0"
+export MALLOC_TOP_PAD_=268435456
 
 # XLA's order of operations: for memory, not for operations side by side. docs/performance.md has the figures.
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_enable_concurrency_optimized_scheduler=false"
