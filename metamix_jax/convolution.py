@@ -1,8 +1,8 @@
 """Convolution whose gradients are written in the form that XLA's CPU backend computes fast everywhere.
 
-That backend hands a convolution to its library (Eigen) only as [N, H, W, C] by [k, k, C, features], and brings gradients
-to that form outside of loops alone (jax-ml/jax#12868). In the scan of the bit-meta step, the kernel gradient of a 56 x 56
-x 64 convolution took 4.3 s instead of 39 ms. Depthwise convolutions are in depthwise.py.
+That backend hands a convolution to its library only as [N, H, W, C] by [k, k, C, features], and brings gradients to
+that form outside of loops alone (jax-ml/jax#12868). In the scan of the bit-meta step, the kernel gradient of a
+56 x 56 x 64 convolution took 4.3 s instead of 39 ms. Depthwise convolutions are in depthwise.py.
 """
 
 from functools import partial
