@@ -15,6 +15,7 @@ import statistics
 import time
 
 from absl import app, flags
+from absl import logging as absl_logging
 import jax
 from matplotlib import ticker
 from matplotlib.figure import Figure
@@ -33,6 +34,7 @@ BIT_WIDTHS = ((4, 8), (3, 4, 8), (3, 4, 6, 8), (2, 3, 4, 6, 8), (2, 3, 4, 5, 6, 
 def main(argv):
   """Measures, prints and plots."""
   del argv
+  absl_logging.set_verbosity(absl_logging.WARNING)
   config = bench.CONFIG.value
   if "blocks" not in config.network.options:
     stop("bench_growth", "config.network.options has no blocks, so there is no depth to vary; use configs/digits.py.")
