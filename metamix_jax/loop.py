@@ -14,6 +14,7 @@ from metamix_jax import diagnosis
 from metamix_jax.budgets import format_target
 from metamix_jax.checkpoints import StepCheckpoints
 from metamix_jax.metrics_file import MetricsFile
+from metamix_jax.parallel import StepsInFlight
 from metamix_jax.progress import Progress
 from metamix_jax.recording import Recorder
 from metamix_jax.task import Task
@@ -98,7 +99,7 @@ class Loop:
     config, phase = task.config, phase or section
     self.task, self.phase, self._section, self._evaluate = task, phase, section, evaluate
     self.num_steps = config[section].epochs * task.steps_per_epoch
-    self.progress = None
+    self.progress, self._in_flight = None, StepsInFlight()
     self._saving, self._step, self._checkpoints, self._recorder = saving, 0, None, None
     if saving is not None:
       if saving.metrics is not None:
@@ -149,9 +150,10 @@ class Loop:
 
   def _after_step(self, state, metrics):
     self._step += 1
+    self._in_flight.add(metrics)
     printed = self.progress.after_step(metrics)
     recorded = self._record_due()
-    if printed or recorded:  # Only here, and where an evaluation or a save is due, does the host wait for the devices.
+    if printed or recorded:  # Only here, and where an evaluation or a save is due, does the host wait for this step.
       self._check_finite(state)
     self._record(recorded, state, metrics)
     top1 = self._evaluated(state)
@@ -167,7 +169,8 @@ class Loop:
       raise Interrupted(f"stopped after step {self._step}/{self.num_steps} of {self.phase}")
 
   def finish(self) -> None:
-    """Returns when everything is saved."""
+    """Returns when everything is computed and saved."""
+    self._in_flight.wait()
     if self._checkpoints is not None:
       self._checkpoints.wait()
       self._checkpoints.close()

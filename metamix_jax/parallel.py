@@ -6,13 +6,18 @@ arrays between steps. Only batches carry a leading device axis.
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
 import numpy as np
 
 from metamix_jax import steps
+
+# Enough to hide the host's work. A host without a bound would fill the devices with batches that wait, and stop XLA's
+# CPU devices for ever: a program beyond the 32nd in flight on one of them holds a thread of the pool that they share,
+# and the step it waits for may need that thread to reach the others in an all-reduce.
+STEPS_AHEAD = 2
 
 
 class Programs(NamedTuple):
@@ -72,7 +77,7 @@ def split_batch(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, np.
 
 
 def place_batches(
-    batches: Iterable[dict[str, np.ndarray]], devices: Sequence[jax.Device], ahead: int = 2
+    batches: Iterable[dict[str, np.ndarray]], devices: Sequence[jax.Device], ahead: int = STEPS_AHEAD
 ) -> Iterator[dict[str, Array]]:
   """Batches split over the devices and on their way to them while the `ahead` batches before are computed.
 
@@ -88,6 +93,45 @@ def place_batches(
     if len(waiting) > ahead:
       yield waiting.popleft()
   yield from waiting
+
+
+def fetch(results: Iterable[Any], ahead: int = STEPS_AHEAD) -> Iterator[Any]:
+  """Values on the host, each fetched while the `ahead` steps after it are on the devices.
+
+  Args:
+    results: trees of arrays that the programs return; a generator that calls the program when it is asked.
+    ahead: steps in flight.
+  """
+  waiting = collections.deque()
+  for result in results:
+    waiting.append(result)
+    if len(waiting) > ahead:
+      yield jax.device_get(waiting.popleft())
+  while waiting:
+    yield jax.device_get(waiting.popleft())
+
+
+class StepsInFlight:
+  """Lets the host be no more than a few steps ahead of the devices; waits, and moves no value to the host.
+
+  Attributes:
+    ahead: steps in flight.
+  """
+
+  def __init__(self, ahead: int = STEPS_AHEAD):
+    self.ahead = ahead
+    self._outputs = collections.deque()
+
+  def add(self, outputs: Any) -> None:
+    """Counts a step that was just dispatched; `outputs` are arrays of it that are not donated to the next."""
+    self._outputs.append(outputs)
+    if len(self._outputs) > self.ahead:
+      jax.block_until_ready(self._outputs.popleft())
+
+  def wait(self) -> None:
+    """Returns when no step is in flight."""
+    while self._outputs:
+      jax.block_until_ready(self._outputs.popleft())
 
 
 def replicate(state, devices: Sequence[jax.Device]):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from metamix_jax.budgets import targets
 from metamix_jax.loop import Loop, Saving
 from metamix_jax.optimizers import arch_optimizer, cosine_schedule
+from metamix_jax.parallel import fetch
 from metamix_jax.precision import FULL_PRECISION, assigned_precision, uniform_precision
 from metamix_jax.progress import show_bar
 from metamix_jax.state import ArchState, MetaState, Teacher, create_arch_states, create_meta_state
@@ -38,7 +39,7 @@ def pretrain(task: Task, meta: MetaState, saving: Saving | None = None) -> MetaS
 def start_step_sizes(task: Task, meta: MetaState) -> MetaState:
   """Starts the activation step sizes (M4) from one full-precision pass over the first batch."""
   batch = next(task.place(task.train_epoch(0)))
-  return meta.with_activation_step_sizes(task.programs.calibration_step(meta, batch))
+  return meta.with_activation_step_sizes(jax.block_until_ready(task.programs.calibration_step(meta, batch)))
 
 
 def select_bits(
@@ -95,8 +96,9 @@ def train_weights(
 def evaluate(task: Task, meta: MetaState, precision: Any) -> float:
   """Top-1 in percent on the whole evaluation split, exactly: padding is masked."""
   meta = meta.without_optimizer()
-  batches = show_bar(task.place(task.evaluation_batches()), "evaluation", task.num_evaluation_batches)
-  totals = [task.programs.evaluation_step(meta, precision, batch) for batch in batches]
+  results = (
+      task.programs.evaluation_step(meta, precision, batch) for batch in task.place(task.evaluation_batches()))
+  totals = list(show_bar(fetch(results), "evaluation", task.num_evaluation_batches))
   correct, images = (sum(float(total[name]) for total in totals) for name in ("correct", "images"))
   return 100 * correct / images
 
@@ -105,10 +107,10 @@ def reestimate_batch_statistics(task: Task, meta: MetaState, precision: Any) -> 
   """A copy whose running statistics are the average moments of a few training batches at a precision [A]."""
   num_batches = min(task.config.reestimation_batches, task.steps_per_epoch)
   batches = itertools.islice(task.place(task.train_epoch(0)), num_batches)
-  moments = [
-      task.programs.batch_moments_step(meta.without_optimizer(), precision, batch)
-      for batch in show_bar(batches, "batch statistics", num_batches)]
-  return meta.replace(batch_stats=jax.tree.map(lambda *values: sum(values) / len(values), *moments))
+  results = (task.programs.batch_moments_step(meta.without_optimizer(), precision, batch) for batch in batches)
+  moments = list(show_bar(fetch(results), "batch statistics", num_batches))
+  average = jax.tree.map(lambda *values: sum(values) / len(values), *moments)
+  return meta.replace(batch_stats=task.replicate(average))
 
 
 def evaluate_meta_state(task: Task, meta: MetaState) -> dict[str, dict[str, float]]:
