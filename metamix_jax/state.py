@@ -5,6 +5,7 @@ A step that does not return a MetaState cannot change one: that is how bits are 
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -114,22 +115,32 @@ class MetaState(struct.PyTreeNode):
 
   def with_activation_step_sizes(self, mean_magnitudes: Mapping[str, Array]) -> "MetaState":
     """Step sizes [B] of every layer's input started from mean|x| by layer name (M4)."""
-    return self.replace(step_sizes=traverse_util.unflatten_dict({
-        (*layer.name.split("/"), "activation"): jnp.maximum(
-            activation_step_sizes(mean_magnitudes[layer.name], layer.candidate_bits, layer.input_range),
-            self.network.step_size_floor)
-        for layer in self.network.layers
-    }))
+    return self.replace(step_sizes=_start_activation_step_sizes(self.network, dict(mean_magnitudes)))
 
   def with_weight_step_sizes(self) -> "MetaState":
     """Adds step sizes [out_channels] for every kernel: from here on weights are quantised (M4, M14)."""
-    step_sizes = traverse_util.flatten_dict(self.step_sizes)
-    kernels = traverse_util.flatten_dict(self.weights)
-    for layer in self.network.layers:
-      path = tuple(layer.name.split("/"))
-      start = weight_step_sizes(kernels[*path, "kernel"], layer.weight_bits)
-      step_sizes[*path, "weight"] = jnp.maximum(start, self.network.step_size_floor)
-    return self.replace(step_sizes=traverse_util.unflatten_dict(step_sizes))
+    return self.replace(step_sizes=_start_weight_step_sizes(self.network, self.step_sizes, self.weights))
+
+
+# One program for all layers: by themselves they would compile some two hundred, and no cache keeps such small ones.
+@functools.partial(jax.jit, static_argnums=0)
+def _start_activation_step_sizes(network, mean_magnitudes):
+  return traverse_util.unflatten_dict({
+      (*layer.name.split("/"), "activation"): jnp.maximum(
+          activation_step_sizes(mean_magnitudes[layer.name], layer.candidate_bits, layer.input_range),
+          network.step_size_floor)
+      for layer in network.layers
+  })
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start_weight_step_sizes(network, step_sizes, weights):
+  step_sizes, kernels = traverse_util.flatten_dict(step_sizes), traverse_util.flatten_dict(weights)
+  for layer in network.layers:
+    path = tuple(layer.name.split("/"))
+    start = weight_step_sizes(kernels[*path, "kernel"], layer.weight_bits)
+    step_sizes[*path, "weight"] = jnp.maximum(start, network.step_size_floor)
+  return traverse_util.unflatten_dict(step_sizes)
 
 
 class ArchState(struct.PyTreeNode):
@@ -195,7 +206,9 @@ def create_meta_state(
 ) -> MetaState:
   """A freshly initialised network of images [H, W, C], in full precision: no step sizes yet."""
   images = jnp.zeros((1, *image_shape), jnp.float32)
-  variables = jax.jit(lambda key: network.module.init(key, images, train=False))(jax.random.key(seed))
+  # What a forward pass leaves in other collections would be compiled with it.
+  initialize = lambda key: network.module.init(key, images, train=False, mutable=("params", "batch_stats"))
+  variables = jax.jit(initialize)(jax.random.key(seed))
   trainable = {"weights": variables["params"], "step_sizes": {}}
   return MetaState(
       step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), seed=jnp.uint32(seed), weights=trainable["weights"], step_sizes={},

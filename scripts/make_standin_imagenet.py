@@ -14,10 +14,13 @@ import pathlib
 from absl import app, flags
 from absl import logging as absl_logging
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
+# Before TensorFlow, which reads the environment that it sets when it is imported.
+import metamix_jax.data  # pylint: disable=unused-import
 from metamix_jax.command_line import stop
+
+import tensorflow as tf  # pylint: disable=wrong-import-order
+import tensorflow_datasets as tfds  # pylint: disable=wrong-import-order
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets; imagenet2012/VERSION is made in it.")
 _TRAIN = flags.DEFINE_integer("train", 2000, "Training images.", lower_bound=1)
