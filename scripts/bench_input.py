@@ -21,13 +21,15 @@ import time
 
 from absl import app, flags
 from absl import logging as absl_logging
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
+# Before TensorFlow, which reads the environment that metamix_jax.data sets when it is imported.
 from metamix_jax import data
 from metamix_jax.command_line import stop
 from metamix_jax.data import images as image_functions
 from metamix_jax.data.datasets import records
+
+import tensorflow as tf  # pylint: disable=wrong-import-order
+import tensorflow_datasets as tfds  # pylint: disable=wrong-import-order
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder that holds imagenet2012 or its stand-in.")
 _BATCH = flags.DEFINE_integer("batch_size", 128, "Images in a batch.", lower_bound=1)

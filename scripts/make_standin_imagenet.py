@@ -15,7 +15,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 import numpy as np
 
-# Before TensorFlow, which reads the environment that it sets when it is imported.
+# Before TensorFlow, which reads the environment that metamix_jax.data sets when it is imported.
 import metamix_jax.data  # pylint: disable=unused-import
 from metamix_jax.command_line import stop
 
