@@ -3,16 +3,27 @@
 What a research fork builds with. Anything else is reached through its module.
 """
 
-from metamix_jax.batch_norm import BatchNorm
-from metamix_jax.bops import LayerCost, gbops, trace_layers
-from metamix_jax.layers import LSQ, QuantConv, QuantDense, QuantizationScheme, Quantizer
-from metamix_jax.parallel import make_programs
-from metamix_jax.selection import most_probable_candidates, settle_candidates
-from metamix_jax.state import (
-    ArchState, MetaState, Network, Teacher, create_arch_states, create_meta_state,
+from metamix_jax.method.bops import LayerCost, gbops
+from metamix_jax.method.selection import most_probable_candidates, settle_candidates
+from metamix_jax.nn.batch_norm import BatchNorm
+from metamix_jax.nn.layers import LSQ, QuantConv, QuantDense, QuantizationScheme, Quantizer, trace_layers
+from metamix_jax.training.parallel import make_programs
+from metamix_jax.training.state import (
+    ArchState,
+    MetaState,
+    Network,
+    Teacher,
+    create_arch_states,
+    create_meta_state,
 )
-from metamix_jax.steps import (
-    bit_meta_step, bit_search_step, bit_search_steps, evaluation_step, label_targets, teacher_targets, weight_step,
+from metamix_jax.training.steps import (
+    bit_meta_step,
+    bit_search_step,
+    bit_search_steps,
+    evaluation_step,
+    label_targets,
+    teacher_targets,
+    weight_step,
 )
 
 __version__ = "0.1.0"

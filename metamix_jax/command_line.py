@@ -7,9 +7,6 @@ from typing import NoReturn
 
 from absl import flags
 
-# sysexits.h's EX_TEMPFAIL, "try again": what a cluster's launcher should do.
-EXIT_INTERRUPTED = 75
-
 
 def stop(program: str, error: Exception | str) -> NoReturn:
   """Prints one sentence to stderr and ends the process with status 2."""

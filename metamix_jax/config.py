@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from metamix_jax import budgets
+from metamix_jax.errors import UserError
+from metamix_jax.records import names
 
 
 class Rule(NamedTuple):
@@ -39,7 +40,7 @@ def _is_targets(value) -> bool:
   """Different targets have different names, so they must not agree in all digits of a name."""
   numbers = value if isinstance(value, tuple) else (value,)
   return (bool(numbers) and all(_is_number(v) and v > 0 for v in numbers) and list(numbers) == sorted(numbers)
-          and len(set(map(budgets.format_target, numbers))) == len(numbers))
+          and len(set(map(names.format_target, numbers))) == len(numbers))
 
 
 def _is_range(value) -> bool:
@@ -155,66 +156,66 @@ def validate(config: ml_collections.ConfigDict) -> None:
   """Checks every field of a config by itself, and those that belong together.
 
   Raises:
-    ValueError: one sentence that names the field, its value and what is allowed.
+    UserError: one sentence that names the field, its value and what is allowed.
   """
   fields = flatten(config)
   for section in FREE_SECTIONS:
     fields.pop(section, None)
   for name in fields:
     if name not in RULES:
-      raise ValueError(f"config.{name} is no field of a config; allowed are {', '.join(sorted(RULES))}.")
+      raise UserError(f"config.{name} is no field of a config; allowed are {', '.join(sorted(RULES))}.")
   for name, rule in RULES.items():
     if name not in fields:
-      raise ValueError(f"config.{name} is missing; it must be {rule.words}.")
+      raise UserError(f"config.{name} is missing; it must be {rule.words}.")
     if not rule.holds(fields[name]):
-      raise ValueError(f"config.{name} is {fields[name]!r}; it must be {rule.words}.")
+      raise UserError(f"config.{name} is {fields[name]!r}; it must be {rule.words}.")
   if config.bit_selection.meta_only_epochs >= config.bit_selection.epochs:
-    raise ValueError(
+    raise UserError(
         f"config.bit_selection.meta_only_epochs is {config.bit_selection.meta_only_epochs}; it must be below "
         f"config.bit_selection.epochs, {config.bit_selection.epochs}, or no bits are searched.")
-  targets = budgets.targets(config)
+  targets = names.targets(config)
   for target in config.arch.train_targets or ():
     if target not in targets:
-      raise ValueError(
+      raise UserError(
           f"config.arch.train_targets names {target}; allowed are the targets of config.arch.target_gbops, "
-          f"{', '.join(map(budgets.format_target, targets))}.")
+          f"{', '.join(map(names.format_target, targets))}.")
   if config.bits_from is not None and len(targets) > 1:
-    raise ValueError(
+    raise UserError(
         f"config.bits_from is {config.bits_from}, which holds the bits of one target; config.arch.target_gbops has "
         f"{len(targets)}, and must then be a number.")
   if config.pretraining.weights is None and config.pretraining.epochs == 0:
-    raise ValueError(
+    raise UserError(
         "config.pretraining.epochs is 0 and config.pretraining.weights is None; give a file of weights, or at least 1 "
         "epoch.")
   short_side = config.data.evaluation_short_side
   if short_side is not None and short_side < config.data.image_size:
-    raise ValueError(
+    raise UserError(
         f"config.data.evaluation_short_side is {short_side}; it must be at least config.data.image_size, "
         f"{config.data.image_size}, or None.")
   if config.data.augmentation == SHIFT and config.data.max_shift >= config.data.image_size:
-    raise ValueError(
+    raise UserError(
         f"config.data.max_shift is {config.data.max_shift}; it must be below config.data.image_size, "
         f"{config.data.image_size}.")
   if config.teacher.name not in (STUDENT, LABELS) and config.teacher.weights is None:
-    raise ValueError(
+    raise UserError(
         f"config.teacher.weights is None; a teacher of its own, {config.teacher.name}, needs a file of weights (or "
         f"{RANDOM_WEIGHTS!r}, to try a config out).")
 
 
 def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: int | None = None) -> None:
-  """Raises ValueError if the devices do not divide a batch size, or it exceeds the training images."""
+  """Raises UserError if the devices do not divide a batch size, or it exceeds the training images."""
   if batch_size % num_devices:
-    raise ValueError(
+    raise UserError(
         f"config.{name} is {batch_size}, which {num_devices} devices do not divide; allowed are multiples of "
         f"{num_devices}.")
   if num_images is not None and batch_size > num_images:
-    raise ValueError(f"config.{name} is {batch_size}; the training split has only {num_images} images.")
+    raise UserError(f"config.{name} is {batch_size}; the training split has only {num_images} images.")
 
 
 def check_target(target_gbops: float, attainable: tuple[float, float]) -> None:
-  """Raises ValueError if a target in GBOPs lies outside what the network can reach."""
+  """Raises UserError if a target in GBOPs lies outside what the network can reach."""
   low, high = attainable
   if not low <= target_gbops <= high:
-    raise ValueError(
+    raise UserError(
         f"config.arch.target_gbops is {target_gbops:.6g}; this network reaches {low:.6g} to {high:.6g} GBOPs with "
         "the candidate bit-widths.")

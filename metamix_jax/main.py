@@ -9,10 +9,14 @@ from absl import logging as absl_logging
 import jax
 from ml_collections import config_flags
 
-from metamix_jax import budgets, experiment, processes, report
-from metamix_jax.command_line import EXIT_INTERRUPTED, flags_parser, stop
-from metamix_jax.loop import Interrupted, StopRequest
-from metamix_jax.progress import LineHandler
+from metamix_jax import experiment
+from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.errors import UserError
+from metamix_jax.records import multihost
+from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
+from metamix_jax.records.names import named, targets
+from metamix_jax.records.progress import LineHandler
+from metamix_jax.reporting import tables
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, selected bits, report.")
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -34,10 +38,10 @@ def main(argv):
   addresses = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   if _DISTRIBUTED.value or any(value is not None for value in addresses):  # Before anything asks for a device.
     try:
-      processes.connect(*addresses)
-    except ValueError as error:
+      multihost.connect(*addresses)
+    except UserError as error:
       stop("metamix_jax", error)
-  logger.setLevel(logging.INFO if processes.is_first() else logging.WARNING)
+  logger.setLevel(logging.INFO if multihost.is_first() else logging.WARNING)
   logger.addHandler(LineHandler())
   logger.propagate = False
   workdir = pathlib.Path(_WORKDIR.value)
@@ -48,18 +52,18 @@ def main(argv):
     stop_request.listen_for_sigterm()
   try:
     summary = experiment.run(_CONFIG.value, workdir, stop_request)
-  except ValueError as error:
+  except UserError as error:
     stop("metamix_jax", error)
   except Interrupted as interruption:
     print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
-  if processes.is_first():
-    print(report.format_table(summary))
-    names = [budgets.named("selected_bits", _CONFIG.value, target) for target in budgets.targets(_CONFIG.value)]
-    from metamix_jax import report_page  # pylint: disable=g-import-not-at-top  Loads matplotlib: seconds.
+  if multihost.is_first():
+    print(tables.format_table(summary))
+    names = [named("selected_bits", _CONFIG.value, target) for target in targets(_CONFIG.value)]
+    from metamix_jax.reporting import page  # pylint: disable=g-import-not-at-top  Loads matplotlib: seconds.
     try:
-      page = report_page.write(workdir)
-    except ValueError as error:  # Everything else of the run is there.
+      page = page.write(workdir)
+    except UserError as error:  # Everything else of the run is there.
       stop("metamix_jax", error)
     paths = [page, workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
     print(f"\nWritten: {', '.join(map(str, paths))}")

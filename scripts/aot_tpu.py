@@ -29,11 +29,13 @@ import jax
 from jax.experimental import topologies
 from ml_collections import config_flags
 import numpy as np
+import synthetic
 
-from metamix_jax import parallel, task, workload
 from metamix_jax.command_line import flags_parser, stop
 from metamix_jax.config import check_batch_size
-from metamix_jax.precision import assigned_precision
+from metamix_jax.errors import UserError
+from metamix_jax.method.precision import assigned_precision
+from metamix_jax.training import context, parallel
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "Generation and shape of a slice, such as v5e:8x8.")
@@ -56,14 +58,14 @@ def main(argv):
     devices = topology_devices(_TOPOLOGY.value)
     if config.quantization.depthwise == "auto":
       config.quantization.depthwise = "native"  # "auto" would ask this machine.
-    networks = task.networks_without_data(config)
+    networks = context.networks_without_data(config)
     batch_sizes = [int(size) for size in _BATCH_SIZES.value or [config.batch_size]]
     for size in batch_sizes:
       check_batch_size("batch_size", size, len(devices))
     for name in _STEPS.value:
       if name not in STEPS:
-        raise ValueError(f"--steps names {name!r}; allowed are {', '.join(STEPS)}.")
-  except ValueError as error:
+        raise UserError(f"--steps names {name!r}; allowed are {', '.join(STEPS)}.")
+  except UserError as error:
     stop("aot_tpu", error)
   memory = CHIP_MEMORY[_TOPOLOGY.value.partition(":")[0]]
   print(f"{_TOPOLOGY.value}, {len(devices)} chips of {memory} GiB; {config.network.name}, {config.compute_dtype}, "
@@ -83,11 +85,11 @@ def topology_devices(name):
   """The chips of a slice, without one; ValueError if there is no such slice or no TPU compiler."""
   generation = name.partition(":")[0]
   if generation not in CHIP_MEMORY:
-    raise ValueError(f"--topology is {name!r}; allowed are GENERATION:SHAPE with {', '.join(CHIP_MEMORY)}.")
+    raise UserError(f"--topology is {name!r}; allowed are GENERATION:SHAPE with {', '.join(CHIP_MEMORY)}.")
   try:
     return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
   except Exception as error:  # JAX raises several types, for a missing wheel and for a wrong shape.
-    raise ValueError(
+    raise UserError(
         f"--topology {name!r} cannot be described ({str(error).splitlines()[0]}); it needs the libtpu wheel and a shape "
         "that there is, such as v5e:4x4.") from error
 
@@ -96,10 +98,10 @@ def programs(config, network, teacher_network, devices, batch_size):
   """(name, program, shapes of its arguments) of each step."""
   steps = parallel.make_programs(devices)
   channels = len(config.data.mean)
-  states = jax.eval_shape(lambda: workload.create_states(config, network, teacher_network, channels))
+  states = jax.eval_shape(lambda: synthetic.create_states(config, network, teacher_network, channels))
   size = config.data.image_size
   shape = (size, size, channels)
-  batch = workload.batch_shapes(len(devices), batch_size, shape, workload.num_outputs(states.full_precision, shape))
+  batch = synthetic.batch_shapes(len(devices), batch_size, shape, synthetic.num_outputs(states.full_precision, shape))
   assigned = jax.eval_shape(lambda: assigned_precision(
       network.layers, {layer.name: np.int32(0) for layer in network.searched_layers}))
   if states.teacher is not None:

@@ -12,8 +12,11 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from metamix_jax import report, selection, task
 from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.errors import UserError
+from metamix_jax.method import selection
+from metamix_jax.reporting import tables
+from metamix_jax.training import context
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
 _BITS = flags.DEFINE_string("bits", None, "A candidate bit-width for all searched layers, or a selected_bits.json.")
@@ -24,9 +27,9 @@ def main(argv):
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
   try:
-    layers = task.networks_without_data(_CONFIG.value)[0].layers
-    print(report.format_costs(layers, _activation_bits(layers, _CONFIG.value.quantization.candidate_bits)))
-  except ValueError as error:
+    layers = context.networks_without_data(_CONFIG.value)[0].layers
+    print(tables.format_costs(layers, _activation_bits(layers, _CONFIG.value.quantization.candidate_bits)))
+  except UserError as error:
     stop("bops", error)
 
 
@@ -35,7 +38,7 @@ def _activation_bits(layers, candidate_bits):
   if _BITS.value is None or _BITS.value.isdecimal():
     width = int(_BITS.value or candidate_bits[0])
     if width not in candidate_bits:
-      raise ValueError(f"--bits is {width}; allowed are {candidate_bits} or a selected_bits.json.")
+      raise UserError(f"--bits is {width}; allowed are {candidate_bits} or a selected_bits.json.")
     index = candidate_bits.index(width)
     return selection.bits_of(layers, {layer.name: index for layer in layers if layer.searched})
   return selection.bits_of(layers, selection.read_selected_bits(_BITS.value, layers))

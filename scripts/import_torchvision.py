@@ -15,8 +15,9 @@ from absl import app
 from absl import logging as absl_logging
 import jax
 
-from metamix_jax import pretrained
 from metamix_jax.command_line import stop
+from metamix_jax.errors import UserError
+from metamix_jax.models import pretrained
 
 
 def main(argv):
@@ -28,7 +29,7 @@ def main(argv):
   try:
     tree = pretrained.convert_file(pathlib.Path(source), network)
     pretrained.save(target, tree)
-  except ValueError as error:
+  except UserError as error:
     stop("import_torchvision", error)
   leaves = jax.tree.leaves(tree)
   print(f"{target}: {network}, {len(leaves)} arrays, {sum(leaf.size for leaf in leaves):,} numbers.")

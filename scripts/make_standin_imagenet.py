@@ -14,13 +14,13 @@ import pathlib
 from absl import app, flags
 from absl import logging as absl_logging
 import numpy as np
-
-# Before TensorFlow, which reads the environment that metamix_jax.data sets when it is imported.
-import metamix_jax.data  # pylint: disable=unused-import
-from metamix_jax.command_line import stop
-
 import tensorflow as tf  # pylint: disable=wrong-import-order
 import tensorflow_datasets as tfds  # pylint: disable=wrong-import-order
+
+from metamix_jax.command_line import stop
+
+# Before TensorFlow, which reads the environment that metamix_jax.data sets when it is imported.
+from metamix_jax.errors import UserError
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets; imagenet2012/VERSION is made in it.")
 _TRAIN = flags.DEFINE_integer("train", 2000, "Training images.", lower_bound=1)
@@ -64,12 +64,12 @@ def write(data_dir: pathlib.Path, num_images: dict[str, int], num_classes: int, 
     images_per_shard: in each file.
 
   Raises:
-    ValueError: a data set is there already.
+    UserError: a data set is there already.
   """
   builder = tfds.builder("imagenet2012", data_dir=data_dir)
   folder = pathlib.Path(builder.info.data_dir)
   if folder.exists():
-    raise ValueError(f"{folder} exists already; choose another --data_dir.")
+    raise UserError(f"{folder} exists already; choose another --data_dir.")
   folder.mkdir(parents=True)
   writer = tfds.core.SequentialWriter(builder.info, images_per_shard)
   writer.initialize_splits(list(num_images))
@@ -91,7 +91,7 @@ def main(argv):
     folder = write(
         pathlib.Path(_DATA_DIR.value), {"train": _TRAIN.value, "validation": _VALIDATION.value}, _CLASSES.value,
         _PER_SHARD.value)
-  except ValueError as error:
+  except UserError as error:
     stop("make_standin_imagenet", error)
   size = sum(file.stat().st_size for file in folder.iterdir())
   print(f"{folder}: {_TRAIN.value} + {_VALIDATION.value} images, {size / 1e6:.0f} MB.")

@@ -11,8 +11,9 @@ import pathlib
 
 from absl import app
 
-from metamix_jax import report_page
 from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.errors import UserError
+from metamix_jax.reporting import page
 
 
 def main(argv):
@@ -20,8 +21,8 @@ def main(argv):
   if len(argv) != 2:
     stop("report", f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
   try:
-    print(f"Written: {report_page.write(pathlib.Path(argv[1]))}")
-  except ValueError as error:
+    print(f"Written: {page.write(pathlib.Path(argv[1]))}")
+  except UserError as error:
     stop("report", error)
 
 

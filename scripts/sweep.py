@@ -16,9 +16,10 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from metamix_jax import sweep
-from metamix_jax.command_line import EXIT_INTERRUPTED, flags_parser, stop
-from metamix_jax.loop import Interrupted, StopRequest
+from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.errors import UserError
+from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
+from metamix_jax.reporting import sweep
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The sweep, a Python file with get_config().")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep.")
@@ -40,7 +41,7 @@ def main(argv):
       return
     sweep.execute(runs, workdir, lambda run: sweep.run_in_process(run, stop_request), stop_request,
                   lambda line: print(line, flush=True))
-  except ValueError as error:
+  except UserError as error:
     stop("sweep", error)
   except Interrupted as interruption:
     print(f"sweep: {interruption}; the same command continues.", file=sys.stderr)

@@ -3,8 +3,8 @@
 from flax import linen as nn
 import jax.numpy as jnp
 
-from metamix_jax.batch_norm import BatchNorm
-from metamix_jax.layers import QuantConv, QuantDense, QuantizationScheme
+from metamix_jax.nn.batch_norm import BatchNorm
+from metamix_jax.nn.layers import QuantConv, QuantDense, QuantizationScheme
 
 
 class PlainNetwork(nn.Module):

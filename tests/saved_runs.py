@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from metamix_jax import config as config_rules
-from metamix_jax import selection, task
-from metamix_jax.bops import gbops, uniform_bits
+from metamix_jax.method import selection
+from metamix_jax.method.bops import gbops, uniform_bits
+from metamix_jax.training import context
 from tests.test_experiment import digits_config
 from tests.test_imagenet_config import imagenet_config
 
@@ -45,7 +46,7 @@ def write_run(folder, config, num_classes, channels, phases=ALL_PHASES, begun=No
   """
   rng = np.random.default_rng(0)
   targets = config.arch.target_gbops if isinstance(config.arch.target_gbops, tuple) else (config.arch.target_gbops,)
-  network, _ = task.build_networks(config, num_classes, channels)
+  network, _ = context.build_networks(config, num_classes, channels)
   layers = network.layers
   searched = [layer for layer in layers if layer.searched]
   for name in ("checkpoints", "report"):

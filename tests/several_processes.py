@@ -10,12 +10,11 @@ import jax
 import numpy as np
 import optax
 
-from metamix_jax import parallel
-from metamix_jax.bops import trace_layers
-from metamix_jax.layers import QuantizationScheme
+from metamix_jax.method.precision import assigned_precision
 from metamix_jax.models import create_network
-from metamix_jax.precision import assigned_precision
-from metamix_jax.state import Network, create_arch_states, create_meta_state
+from metamix_jax.nn.layers import QuantizationScheme, trace_layers
+from metamix_jax.training import parallel
+from metamix_jax.training.state import Network, create_arch_states, create_meta_state
 
 SHAPE, BATCH, CLASSES = (8, 8, 1), 16, 4
 # Sums in another order differ in the last bit, and a value on the edge between two codes then rounds the other way: one

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metamix_jax.activations import hard_swish
+from metamix_jax.nn.activations import hard_swish
 
 
 def test_value_and_gradient():

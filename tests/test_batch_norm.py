@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metamix_jax.batch_norm import BatchNorm, normalize_batch
+from metamix_jax.nn.batch_norm import BatchNorm, normalize_batch
 
 EPSILON = 1e-3
 

@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from metamix_jax import loop, parallel, phases, task
-from metamix_jax.budgets import named, targets, trained_targets
-from metamix_jax.optimizers import arch_optimizer
-from metamix_jax.state import create_arch_states
+from metamix_jax.records.names import named, targets, trained_targets
+from metamix_jax.training import context, loop, parallel, phases
+from metamix_jax.training.optimizers import arch_optimizer
+from metamix_jax.training.state import create_arch_states
 from tests.test_experiment import data_dir, tiny_config  # pylint: disable=unused-import  The fixture.
 
 TARGETS = (0.0006, 0.0008, 0.001)
@@ -19,7 +19,7 @@ TARGETS = (0.0006, 0.0008, 0.001)
 
 def test_each_alpha_is_that_of_its_budget_alone(data_dir):
   """20 iterations on digits, three targets together and each by itself; no search has a part in the meta-state."""
-  work = dataclasses.replace(task.prepare(tiny_config(data_dir)), programs=parallel.make_programs(jax.devices()[:1]))
+  work = dataclasses.replace(context.prepare(tiny_config(data_dir)), programs=parallel.make_programs(jax.devices()[:1]))
   optimizer = arch_optimizer(3e-2, 0.5, 0.999, 1e-3)
   together, *alone = (
       work.replicate(create_arch_states(
@@ -53,11 +53,11 @@ def test_bits_of_one_run_for_several_targets(data_dir):
   config = tiny_config(data_dir)
   config.arch.target_gbops, config.bits_from = TARGETS, "bits.json"
   with pytest.raises(ValueError, match="bits_from is bits.json, which holds the bits of one target; .* has 3, and"):
-    task.prepare(config)
+    context.prepare(config)
 
 
 def test_a_budget_that_is_not_finite_is_named(data_dir):
-  work = task.prepare(tiny_config(data_dir))
+  work = context.prepare(tiny_config(data_dir))
   archs = create_arch_states(
       work.network, optax.sgd(1.0), seed=0, deviation=1e-3, targets_gbops=TARGETS, relative_penalty_weight=1.0)
   archs = archs.replace(bad_step=np.array([0, 3, 2], np.int32))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metamix_jax.convolution import convolve
+from metamix_jax.nn.convolution import convolve
 
 # Odd and even, square and not, smaller than the kernel.
 SIZES = ((1, 2), (8, 7), (13, 14))

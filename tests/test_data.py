@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from metamix_jax.data import digits
-from metamix_jax.data import pipeline
+from metamix_jax.data import digits, pipeline
 from tests.digits_batches import as_bytes, data_dir, evaluate, handle, train  # pylint: disable=unused-import  Fixtures.
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metamix_jax.depthwise import depthwise_conv
+from metamix_jax.nn.depthwise import depthwise_conv
 
 # Odd and even, square and not, smaller than the kernel.
 SIZES = ((1, 2), (7, 7), (8, 5), (14, 14))

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from metamix_jax import phases, task
-from metamix_jax.precision import FULL_PRECISION, uniform_precision
-from metamix_jax.steps import AXIS
+from metamix_jax.method.precision import FULL_PRECISION, uniform_precision
+from metamix_jax.training import context, phases
+from metamix_jax.training.steps import AXIS
 from tests.test_experiment import data_dir, digits_config  # pylint: disable=unused-import  The fixture.
 
 NETWORKS = {
@@ -31,8 +31,8 @@ def test_eight_bits_keep_97_percent_of_predictions(network, data_dir):
   if network != "mobilenet_v2":
     with config.network.unlocked():
       config.network.options = NETWORKS[network]
-  config.arch.target_gbops = sum(task.attainable_range(task.networks_without_data(config)[0].layers)) / 2
-  work = task.prepare(config)
+  config.arch.target_gbops = sum(context.attainable_range(context.networks_without_data(config)[0].layers)) / 2
+  work = context.prepare(config)
   meta = phases.start_step_sizes(work, phases.pretrain(work, phases.create_student(work)))
   meta = jax.device_get(meta.without_optimizer())
 

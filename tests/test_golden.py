@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metamix_jax import bit_mixture, bops, quantizers
-from metamix_jax.layers import activation_step_sizes
-from metamix_jax.quantizers import CodeRange
+from metamix_jax.method import bit_mixture, bops, quantizers
+from metamix_jax.method.quantizers import CodeRange
+from metamix_jax.nn.layers import activation_step_sizes
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "data" / "quantizers.npz")
 RANGES = {"unsigned": "unsigned", "signed": "signed", "hswish": "hard_swish"}

@@ -6,13 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from metamix_jax import parallel
-from metamix_jax.bops import trace_layers
-from metamix_jax.layers import QuantizationScheme
 from metamix_jax.models import create_network
-from metamix_jax.optimizers import weight_labels
-from metamix_jax.state import Network, create_arch_states, create_meta_state
-from metamix_jax.steps import AXIS
+from metamix_jax.nn.layers import QuantizationScheme, trace_layers
+from metamix_jax.training import parallel
+from metamix_jax.training.optimizers import weight_labels
+from metamix_jax.training.state import Network, create_arch_states, create_meta_state
+from metamix_jax.training.steps import AXIS
 
 # 64 pixels: the last layers then still see 2 x 2 of them, and every tap of their kernels meets an image.
 SHAPE, BATCH, CLASSES = (64, 64, 3), 8, 10

@@ -6,7 +6,8 @@ import pathlib
 import pytest
 
 from metamix_jax import config as config_rules
-from metamix_jax import experiment, task
+from metamix_jax import experiment
+from metamix_jax.training import context
 
 ROOT = pathlib.Path(__file__).parent.parent
 # GBOPs of the paper and of the release.
@@ -25,13 +26,13 @@ def test_fields_are_valid_and_the_target_in_reach(network):
   config = imagenet_config(network)
   assert config.arch.target_gbops == TARGETS[network]
   assert config.arch.relative_penalty_weight / config.arch.target_gbops == pytest.approx(4)
-  layers = task.networks_without_data(config)[0].layers
-  config_rules.check_target(config.arch.target_gbops, task.attainable_range(layers))
+  layers = context.networks_without_data(config)[0].layers
+  config_rules.check_target(config.arch.target_gbops, context.attainable_range(layers))
 
 
 def test_missing_weights_are_named_with_the_command_that_makes_them():
   with pytest.raises(ValueError, match="import_torchvision.py resnet18 FILE weights/resnet18"):
-    task.prepare(imagenet_config("resnet18"))
+    context.prepare(imagenet_config("resnet18"))
 
 
 def test_unknown_experiment():
@@ -57,7 +58,7 @@ def test_every_phase_with_tiny_networks(tmp_path):
 
 def middle_target(config):
   """A target that the network of a config can reach."""
-  return sum(task.attainable_range(task.networks_without_data(config)[0].layers)) / 2
+  return sum(context.attainable_range(context.networks_without_data(config)[0].layers)) / 2
 
 
 @pytest.mark.slow

@@ -9,7 +9,13 @@ import tensorflow_datasets as tfds
 
 from metamix_jax import data
 from tests.standin_batches import (  # pylint: disable=unused-import  Fixtures.
-    NUM_TRAIN, NUM_VALIDATION, as_bytes, evaluate, handle, run_from, train,
+  NUM_TRAIN,
+  NUM_VALIDATION,
+  as_bytes,
+  evaluate,
+  handle,
+  run_from,
+  train,
 )
 
 

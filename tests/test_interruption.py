@@ -16,7 +16,9 @@ import jax
 import numpy as np
 import pytest
 
-from metamix_jax import experiment, loop
+from metamix_jax import experiment
+from metamix_jax.records import interruption
+from metamix_jax.training import loop
 from tests.test_experiment import data_dir, parameters, tiny_config  # pylint: disable=unused-import  The fixture.
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -118,7 +120,7 @@ def test_stopped_runs_end_in_the_same_network(data_dir, tmp_path):
   for questions, place in (
       (2, "step 3/5 of pretraining"), (10, "step 8/10 of bit_selection"), (4, "meta_evaluation"),
       (5, "step 3/5 of stage_a_0.001"), (6, "step 1/5 of stage_b_0.001")):
-    with pytest.raises(loop.Interrupted, match=f"^stopped after {place}$"):
+    with pytest.raises(interruption.Interrupted, match=f"^stopped after {place}$"):
       experiment.run(config, workdir, StopAfter(questions))
     with (workdir / "metrics.jsonl").open("a") as file:  # As a SIGKILL later on leaves it: ahead of the checkpoint.
       phase = place.split()[-1].replace("meta_evaluation", "stage_a_0.001")
@@ -152,7 +154,7 @@ def stopped(data_dir, tmp_path):
   config = tiny_config(data_dir)
   config.checkpoints.every_steps = 2
   workdir = tmp_path / "run"
-  with pytest.raises(loop.Interrupted, match="stopped after step 4/5 of pretraining"):
+  with pytest.raises(interruption.Interrupted, match="stopped after step 4/5 of pretraining"):
     experiment.run(config, workdir, StopAfter(3))
   assert sorted(path.name for path in (workdir / "checkpoints" / "steps" / "pretraining").iterdir()) == ["2", "4"]
   return config, workdir
@@ -165,7 +167,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(stopped, damage, caplo
   files = [path for path in (newest / "state").rglob("*") if path.is_file() and path.stat().st_size]
   for path in files:
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2]) if damage == "truncate" else path.unlink()
-  with pytest.raises(loop.Interrupted, match="stopped after step 3/5"):
+  with pytest.raises(interruption.Interrupted, match="stopped after step 3/5"):
     experiment.run(config, workdir, StopAfter(0))
   messages = [record.message for record in caplog.records]
   assert any("the checkpoint of step 4 cannot be read" in message for message in messages)
@@ -208,7 +210,7 @@ def test_no_room_on_the_disk(stopped, monkeypatch):
     experiment.run(config, workdir, StopAfter(0))
   assert "\n" not in str(caught.value)
   monkeypatch.undo()
-  with pytest.raises(loop.Interrupted, match="stopped after step 5/5"):
+  with pytest.raises(interruption.Interrupted, match="stopped after step 5/5"):
     experiment.run(config, workdir, StopAfter(0))
 
 

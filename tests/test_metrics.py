@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from metamix_jax import metrics
-from metamix_jax.alarms import EpochWatch, FloorWatch
-from metamix_jax.bops import LayerCost
 from metamix_jax.data import EventFile
-from metamix_jax.metrics_file import MetricsFile
+from metamix_jax.method.bops import LayerCost
+from metamix_jax.records import metrics
+from metamix_jax.records.alarms import EpochWatch, FloorWatch
+from metamix_jax.records.metrics_file import MetricsFile
 
 LAYERS = (
     LayerCost("stem", 10, 100, (8,), 8, "conv", "signed"),

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metamix_jax.bops import gbops, trace_layers, uniform_bits
-from metamix_jax.layers import QuantizationScheme, QuantLayer
+from metamix_jax.method.bops import gbops, uniform_bits
 from metamix_jax.models import create_network
-from metamix_jax.pretrained import from_torchvision, variable_shapes
+from metamix_jax.models.pretrained import from_torchvision, variable_shapes
+from metamix_jax.nn.layers import QuantizationScheme, QuantLayer, trace_layers
 from tests.golden_weights import DATA, SHAPES, golden_state_dict
 
 MACS = json.loads((DATA / "macs_224.json").read_text())

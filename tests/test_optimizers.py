@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from metamix_jax.optimizers import arch_optimizer, cosine_schedule, weight_optimizer
+from metamix_jax.training.optimizers import arch_optimizer, cosine_schedule, weight_optimizer
 
 ADAM_EPSILON = 1e-8
 

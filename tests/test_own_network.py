@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from metamix_jax import experiment
-from metamix_jax.batch_norm import check_batch_norm
-from metamix_jax.layers import QuantizationScheme
-from metamix_jax.steps import AXIS
+from metamix_jax.nn.batch_norm import check_batch_norm
+from metamix_jax.nn.layers import QuantizationScheme
+from metamix_jax.training.steps import AXIS
 from tests.own_network import PlainNetwork
 from tests.test_experiment import data_dir, tiny_config  # pylint: disable=unused-import  The fixture.
 

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from metamix_jax import loop, parallel, phases, processes, task
-from metamix_jax.metrics_file import MetricsFile
+from metamix_jax.records import interruption, multihost
+from metamix_jax.records.metrics_file import MetricsFile
+from metamix_jax.training import context, loop, parallel, phases
 from tests.test_experiment import data_dir, tiny_config  # pylint: disable=unused-import  The fixture.
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -86,10 +87,10 @@ def test_no_step_moves_anything_to_the_host(data_dir, tmp_path, monkeypatch):
   config = tiny_config(data_dir)
   config.log_every_seconds = 1e6
   config.metrics.every_steps = config.checkpoints.every_steps = 1000
-  work = task.prepare(config)
+  work = context.prepare(config)
   meta = phases.start_step_sizes(work, phases.create_student(work))
   meta = meta.with_optimizer(work.optimizer(1e-3))
-  saving = loop.Saving(tmp_path, loop.StopRequest(), MetricsFile(tmp_path))
+  saving = loop.Saving(tmp_path, interruption.StopRequest(), MetricsFile(tmp_path))
   steps = loop.Loop(work, "bit_selection", saving)
   state = steps.start({"meta": meta, "arch": phases.create_architectures(work)})
   guarded, results = 0, []
@@ -152,7 +153,7 @@ def test_evaluation_and_statistics_are_two_steps_ahead(data_dir, monkeypatch):
   """15 and 5 batches; the results of all but three have always been fetched."""
   config = tiny_config(data_dir)
   config.evaluation_batch_size, config.reestimation_batches = 32, 5
-  work = task.prepare(config)
+  work = context.prepare(config)
   steps, in_flight = collections.Counter(), [0]
 
   def watched(name):
@@ -180,7 +181,7 @@ def test_evaluation_and_statistics_are_two_steps_ahead(data_dir, monkeypatch):
 @pytest.mark.parametrize("num_devices", [1, 2, 4])
 def test_evaluation_is_the_same_on_any_number_of_devices(num_devices, data_dir):
   """450 images in batches of 128 over 1, 2 and 4 devices: 62 of the last batch are padding."""
-  work = task.prepare(tiny_config(data_dir))
+  work = context.prepare(tiny_config(data_dir))
   on_few = dataclasses.replace(work, programs=parallel.make_programs(jax.devices()[:num_devices]))
   meta = phases.create_student(on_few)
   top1 = phases.evaluate(on_few, on_few.replicate(meta), {})
@@ -199,4 +200,4 @@ def test_evaluation_is_the_same_on_any_number_of_devices(num_devices, data_dir):
 ])
 def test_wrong_flags_of_several_processes(flags, sentence):
   with pytest.raises(ValueError, match=f"^{sentence}"):
-    processes.connect(*flags)
+    multihost.connect(*flags)

@@ -8,14 +8,13 @@ from flax import traverse_util
 import jax
 import numpy as np
 import optax
+from synthetic import create_batch
 
-from metamix_jax import parallel
-from metamix_jax.bops import trace_layers
-from metamix_jax.layers import QuantizationScheme
 from metamix_jax.models import create_network
-from metamix_jax.state import Network, create_arch_states, create_meta_state
-from metamix_jax.steps import AXIS
-from metamix_jax.workload import create_batch
+from metamix_jax.nn.layers import QuantizationScheme, trace_layers
+from metamix_jax.training import parallel
+from metamix_jax.training.state import Network, create_arch_states, create_meta_state
+from metamix_jax.training.steps import AXIS
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "scripts"))
 from plain_quantizers import PLAIN  # pylint: disable=wrong-import-position

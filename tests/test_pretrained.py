@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from metamix_jax import pretrained
+from metamix_jax.models import pretrained
 from tests.golden_weights import golden_state_dict
 
 ROOT = pathlib.Path(__file__).parent.parent

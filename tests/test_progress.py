@@ -14,7 +14,7 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from metamix_jax import progress
+from metamix_jax.records import progress
 
 
 class Screen:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metamix_jax.reductions import MIN_IMAGE_ELEMENTS, map_and_sum
+from metamix_jax.method.reductions import MIN_IMAGE_ELEMENTS, map_and_sum
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8, 64), (3, 2, 2, 4), (5, 16)])  # Image by image; too small; no image.

@@ -8,9 +8,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from metamix_jax import report
-from metamix_jax.bops import LayerCost
-from metamix_jax.losses import cost_penalty, soft_cross_entropy
+from metamix_jax.method.bops import LayerCost
+from metamix_jax.method.losses import cost_penalty, soft_cross_entropy
+from metamix_jax.records.summary import summarize
+from metamix_jax.reporting import tables
 
 LAYERS = (
     LayerCost("first", 10**9, 100, (8,), 8, "conv", "unsigned"),
@@ -23,7 +24,7 @@ EVALUATED = {
 
 def summary_at(*budgets):
   config = ml_collections.ConfigDict({"seed": 0, "arch": {"target_tolerance": 0.03}})
-  return report.summarize(config, LAYERS, budgets, EVALUATED, {"stage_a": 1.0}, 0,
+  return summarize(config, LAYERS, budgets, EVALUATED, {"stage_a": 1.0}, 0,
                           {"stage_a": {"step": 3, "top1": 89.0}, "bit_selection": None})
 
 
@@ -53,7 +54,7 @@ def test_a_miss_of_the_target_is_reported(target, met):
   summary = summary_at(budget(target))
   assert summary["selected_gbops"] == pytest.approx(192, rel=1e-12)
   assert summary["target_met"] is met
-  assert ("TARGET MISSED: the selection is over the target, or more than 3 % below it" in report.format_table(
+  assert ("TARGET MISSED: the selection is over the target, or more than 3 % below it" in tables.format_table(
       summary)) is not met
 
 
@@ -74,7 +75,7 @@ def test_several_budgets_print_the_curve_in_the_order_of_cost():
   assert "selected" not in summary and "final_top1" not in summary
   assert [point["selected_gbops"] for point in summary["pareto"]["budgets"]] == pytest.approx([184, 192], rel=1e-12)
   assert summary["pareto"]["uniform"] == [{"bits": 3, "gbops": pytest.approx(124, rel=1e-12), "top1": 80.0}]
-  lines = report.format_table(summary).splitlines()
+  lines = tables.format_table(summary).splitlines()
   rows = [line.split() for line in lines[3:7]]
   assert rows == [
       ["all", "at", "3", "bits", "124.000000", "80.00"],
@@ -85,7 +86,7 @@ def test_several_budgets_print_the_curve_in_the_order_of_cost():
 
 
 def test_costs_of_each_layer():
-  lines = report.format_costs(LAYERS, {"first": 8, "a": 4, "b": 8}).splitlines()
+  lines = tables.format_costs(LAYERS, {"first": 8, "a": 4, "b": 8}).splitlines()
   assert lines[1].split() == ["first", "conv", "1,000,000,000", "8", "8", "33.33%", "not", "searched"]
   assert lines[3].split() == ["b", "depthwise", "3,000,000,000", "4", "8", "50.00%"]
   assert "Attainable range             124.000000 to 224.000000 GBOPs" in lines

@@ -10,8 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 import numpy as np
 import pytest
 
-from metamix_jax import plots, report_page, saved_run
-from metamix_jax.bops import gbops
+from metamix_jax.method.bops import gbops
+from metamix_jax.reporting import figures, saved_run
+from metamix_jax.reporting import page as report_page
 from tests.saved_runs import large_config, small_config, write_run
 from tests.test_experiment import ROOT
 
@@ -58,8 +59,8 @@ def test_page_of_a_finished_run_of_several_budgets(large):
 def test_layers_are_told_apart_at_62_of_them(large):
   """No two names overlap, and every line of text is in the picture."""
   run = saved_run.read(large[0])
-  for figure in (plots.bits_per_layer(run, saved_run.pareto_points(run)[0]), plots.probabilities(run, 3.31),
-                 plots.activation_stability(run)):
+  for figure in (figures.bits_per_layer(run, saved_run.pareto_points(run)[0]), figures.probabilities(run, 3.31),
+                 figures.activation_stability(run)):
     FigureCanvasAgg(figure).draw()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert len(boxes) >= 62
@@ -70,7 +71,7 @@ def test_layers_are_told_apart_at_62_of_them(large):
 def test_bits_and_shares_of_the_cost(large):
   folder, layers, candidates = large
   run = saved_run.read(folder)
-  figure = plots.bits_per_layer(run, saved_run.pareto_points(run)[1])
+  figure = figures.bits_per_layer(run, saved_run.pareto_points(run)[1])
   expected = [layer.candidate_bits[candidates[1].get(layer.name, 0)] for layer in layers]
   bits_axes, share_axes = figure.axes
   assert [bar.get_width() for bar in bits_axes.patches] == expected
@@ -88,7 +89,7 @@ def test_figures_draw_what_was_recorded(small):
   lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
   search = [line for line in lines if "search/0.025/gbops" in line]
 
-  heat_maps = plots.probabilities(run, 0.025).axes[:3]
+  heat_maps = figures.probabilities(run, 0.025).axes[:3]
   for axes, bits in zip(heat_maps, (3, 4, 8)):
     drawn = np.array(axes.collections[0].get_array()).reshape(15, len(search))
     assert drawn[14, -1] == search[-1][f"search/0.025/probability/head/{bits}"]
@@ -96,24 +97,24 @@ def test_figures_draw_what_was_recorded(small):
     names = [layer.name for layer in layers if layer.searched]
     assert list(marked) == [row for row, name in enumerate(names) if (3, 4, 8)[candidates[name]] == bits]
 
-  cost_axes, entropy_axes = plots.search_cost(run).axes
+  cost_axes, entropy_axes = figures.search_cost(run).axes
   np.testing.assert_array_equal(cost_axes.lines[0].get_ydata(), [line["search/0.025/gbops"] for line in search])
   entropies = [line["search/0.025/alpha_entropy"] for line in search]
   np.testing.assert_array_equal(entropy_axes.lines[0].get_ydata(), entropies)
   assert cost_axes.lines[1].get_ydata()[0] == 0.025
 
-  axes = plots.accuracy_against_cost(run).axes[0]
+  axes = figures.accuracy_against_cost(run).axes[0]
   points = {line.get_label(): line.get_xydata() for line in axes.lines}
   [point] = saved_run.pareto_points(run)
   np.testing.assert_array_equal(points["final: after stage B"], [[point["selected_gbops"], 72.5]])
   assert points["uniform bits, meta-state"][1].tolist() == [pytest.approx(0.022847488), 74.5 - 40 / 8]
 
-  axes = plots.training(run).axes  # Four losses, then four accuracies.
+  axes = figures.training(run).axes  # Four losses, then four accuracies.
   losses = [line["loss"] for line in lines if line["phase"] == "stage_b" and "loss" in line]
   np.testing.assert_array_equal(axes[3].lines[0].get_ydata(), losses)
   assert len(axes[1].lines) == 3  # One for each bit-width.
 
-  before, after = plots.activation_stability(run).axes[0].lines
+  before, after = figures.activation_stability(run).axes[0].lines
   stability = json.loads((folder / "checkpoints" / "bit_selection.json").read_text())["activation_stability"]
   assert before.get_xdata().tolist() == list(stability["before"].values())
   assert after.get_xdata().tolist() == list(stability["after"].values())

@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from metamix_jax import loop, parallel, phases, task
+from metamix_jax.records import interruption
+from metamix_jax.training import context, loop, parallel, phases
 from tests.test_experiment import data_dir, tiny_config  # pylint: disable=unused-import  The fixture.
 from tests.test_interruption import StopAfter, loop_exit_code, start
-
 
 # Sums in another order differ in the last bit, and a value on the edge between two codes then rounds the other way: one
 # such flip moves a statistic of bit selection by 2 to 60 times the tolerance, where all else is within a twentieth of it.
@@ -20,7 +20,7 @@ from tests.test_interruption import StopAfter, loop_exit_code, start
 SEED = 3
 
 
-class PlainSteps(task.Task):
+class PlainSteps(context.TrainingContext):
   """Adam divides a gradient by its own size; of one that is nearly nothing only the last bits would be compared."""
 
   def optimizer(self, learning_rate):
@@ -43,7 +43,7 @@ def test_on_another_number_of_devices(before, after, data_dir, tmp_path):
   config = tiny_config(data_dir)
   config.seed, config.checkpoints.every_steps = SEED, 2
   config.bit_selection.epochs, config.bit_selection.meta_only_epochs = 1, 0
-  work = task.prepare(config)
+  work = context.prepare(config)
   first, second = on_devices(work, before), on_devices(work, after)
   started = phases.create_student(first)
   started = first.replicate(jax.device_get(phases.start_step_sizes(first, started)))
@@ -63,9 +63,9 @@ def test_on_another_number_of_devices(before, after, data_dir, tmp_path):
 
   for phase in (pretraining, bit_selection, stage_b):
     whole = phase(first, None)
-    with pytest.raises(loop.Interrupted, match="stopped after step 3/5"):
+    with pytest.raises(interruption.Interrupted, match="stopped after step 3/5"):
       phase(first, loop.Saving(tmp_path, StopAfter(2)))
-    continued = phase(second, loop.Saving(tmp_path, loop.StopRequest()))
+    continued = phase(second, loop.Saving(tmp_path, interruption.StopRequest()))
     assert int(continued["meta"].step) == 5
     for name, state in whole.items():
       if name == "meta":

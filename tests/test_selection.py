@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from metamix_jax.bops import LayerCost, average_activation_bits, gbops
-from metamix_jax.selection import bits_of, most_probable_candidates, settle_candidates
+from metamix_jax.method.bops import LayerCost, average_activation_bits, gbops
+from metamix_jax.method.selection import bits_of, most_probable_candidates, settle_candidates
 
 LAYERS = (
     LayerCost("first", 10**9, 100, (8,), 8, "conv", "unsigned"),

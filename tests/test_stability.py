@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metamix_jax import stability
+from metamix_jax.training import stability
 
 
 def test_distance_by_hand():

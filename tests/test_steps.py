@@ -7,12 +7,12 @@ import numpy as np
 import optax
 import pytest
 
-from metamix_jax import optimizers, parallel
-from metamix_jax.bops import gbops, trace_layers, uniform_bits
-from metamix_jax.layers import QuantizationScheme
+from metamix_jax.method.bops import gbops, uniform_bits
+from metamix_jax.method.precision import uniform_precision
 from metamix_jax.models import create_network
-from metamix_jax.precision import uniform_precision
-from metamix_jax.state import Network, create_arch_states, create_meta_state
+from metamix_jax.nn.layers import QuantizationScheme, trace_layers
+from metamix_jax.training import optimizers, parallel
+from metamix_jax.training.state import Network, create_arch_states, create_meta_state
 
 SHAPE = (8, 8, 1)
 

@@ -10,8 +10,10 @@ import sys
 import pytest
 
 from metamix_jax import config as config_rules
-from metamix_jax import loop, sweep
-from metamix_jax.command_line import EXIT_INTERRUPTED
+from metamix_jax.records import interruption
+from metamix_jax.records.interruption import EXIT_INTERRUPTED
+from metamix_jax.reporting import sweep
+from metamix_jax.training import loop
 from tests.test_experiment import ROOT, data_dir  # pylint: disable=unused-import  The fixture.
 from tests.test_interruption import StopAfter
 from tests.tiny_sweep import get_config
@@ -47,7 +49,7 @@ def invent(run, full_precision_top1=97.5):
 
 def execute(runs, workdir, run, stop_request=None):
   lines = []
-  sweep.execute(runs, workdir, run, stop_request or loop.StopRequest(), lines.append)
+  sweep.execute(runs, workdir, run, stop_request or interruption.StopRequest(), lines.append)
   return lines
 
 
@@ -66,18 +68,18 @@ def test_a_sweep_that_was_interrupted_ends_with_the_same_results(tiny, tmp_path)
     return 0
 
   whole, workdir = tmp_path / "whole", tmp_path / "stopped"
-  execute(sweep.plan(tiny, whole), whole, lambda run: run_steps(run, loop.StopRequest()))
+  execute(sweep.plan(tiny, whole), whole, lambda run: run_steps(run, interruption.StopRequest()))
 
   runs = sweep.plan(tiny, workdir)
   stops = iter([StopAfter(9), StopAfter(1), StopAfter(9), StopAfter(9), StopAfter(2)])
-  with pytest.raises(loop.Interrupted, match=f"^stopped in {RUNS[1]}$"):
+  with pytest.raises(interruption.Interrupted, match=f"^stopped in {RUNS[1]}$"):
     execute(runs, workdir, lambda run: run_steps(run, next(stops)))
   assert len((workdir / "results.csv").read_text().splitlines()) == 2
-  with pytest.raises(loop.Interrupted, match=f"^stopped before {RUNS[2]}$"):
+  with pytest.raises(interruption.Interrupted, match=f"^stopped before {RUNS[2]}$"):
     execute(runs, workdir, lambda run: run_steps(run, next(stops)), StopAfter(1))
-  with pytest.raises(loop.Interrupted, match=f"^stopped in {RUNS[3]}$"):
+  with pytest.raises(interruption.Interrupted, match=f"^stopped in {RUNS[3]}$"):
     execute(runs, workdir, lambda run: run_steps(run, next(stops)))
-  lines = execute(runs, workdir, lambda run: run_steps(run, loop.StopRequest()))
+  lines = execute(runs, workdir, lambda run: run_steps(run, interruption.StopRequest()))
   assert lines == [f"sweep: run 4 of 4, {RUNS[3]}"]
 
   assert (workdir / "results.csv").read_text() == (whole / "results.csv").read_text()

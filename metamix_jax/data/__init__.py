@@ -8,14 +8,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # No note about oneDNN: not
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # Without Keras 3 it starts in 14 s instead of 19.
 
 # pylint: disable=wrong-import-position
-from metamix_jax.data.datasets import DatasetInfo
-from metamix_jax.data.datasets import classes_and_channels
-from metamix_jax.data.datasets import dataset_info
-from metamix_jax.data.datasets import open_dataset
+from metamix_jax.data.datasets import DatasetInfo, classes_and_channels, dataset_info, open_dataset
 from metamix_jax.data.event_file import EventFile
-from metamix_jax.data.pipeline import RandomResizedCrop
-from metamix_jax.data.pipeline import Shift
-from metamix_jax.data.pipeline import evaluation_batches
-from metamix_jax.data.pipeline import train_epoch
-from metamix_jax.data.streaming import Reading
-from metamix_jax.data.streaming import SkippedRecords
+from metamix_jax.data.pipeline import RandomResizedCrop, Shift, evaluation_batches, train_epoch
+from metamix_jax.data.streaming import Reading, SkippedRecords

@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from metamix_jax.data import digits, generated  # Registers both with TFDS.
+from metamix_jax.errors import UserError
 
 # TensorFlow only reads files here; left alone it would take the accelerators' memory away from JAX.
 tf.config.set_visible_devices([], "GPU")
@@ -37,7 +38,7 @@ def classes_and_channels(name: str, data_dir: str | None) -> tuple[int, int]:
   """Number of classes, and channels of an image, of a data set that need not be prepared.
 
   Raises:
-    ValueError: as `open_dataset`, but for a data set that is not prepared.
+    UserError: as `open_dataset`, but for a data set that is not prepared.
   """
   handle = _builder(name, data_dir)
   return handle.info.features["label"].num_classes, image_channels(handle)
@@ -55,14 +56,14 @@ def open_dataset(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     The TFDS builder, the handle that the other functions here take.
 
   Raises:
-    ValueError: the name is unknown, the data set is not one of labelled images, or it is not prepared.
+    UserError: the name is unknown, the data set is not one of labelled images, or it is not prepared.
   """
   handle = _builder(name, data_dir)
   if name != FOLDER and not handle.is_prepared():
     if handle.name in OWN_DATASETS:
       _prepare_locally(handle)
     else:
-      raise ValueError(_not_prepared(handle, name, data_dir))
+      raise UserError(_not_prepared(handle, name, data_dir))
   return handle
 
 
@@ -73,14 +74,14 @@ def _builder(name, data_dir):
   base_name = name.partition("/")[0]
   # Without the community's data sets, whose list is on the network.
   if base_name not in OWN_DATASETS and base_name not in tfds.list_builders(with_community_datasets=False):
-    raise ValueError(
+    raise UserError(
         f"config.data.name is {name!r}, which is not a data set: use 'digits', a name from the TFDS catalogue, such as"
         " 'imagenet2012', or 'folder' for images of your own.")
   handle = tfds.builder(name, data_dir=data_dir)
   features = dict(handle.info.features.items()) if isinstance(handle.info.features, tfds.features.FeaturesDict) else {}
   if not (isinstance(features.get("image"), tfds.features.Image)
           and isinstance(features.get("label"), tfds.features.ClassLabel)):
-    raise ValueError(
+    raise UserError(
         f"config.data.name is {name!r}, which has no 'image' with one 'label': use a data set for image"
         " classification, such as 'digits' or 'imagenet2012'.")
   return handle
@@ -89,12 +90,12 @@ def _builder(name, data_dir):
 def _image_folder(data_dir):
   """The builder of a user's own folder; ValueError if there are no images in it."""
   if data_dir is None or not pathlib.Path(data_dir).is_dir():
-    raise ValueError(
+    raise UserError(
         f"config.data.data_dir is {data_dir!r}, which is no folder: with config.data.name 'folder' it must hold"
         " SPLIT/CLASS/IMAGE, such as train/cat/1.jpg.")
   handle = tfds.ImageFolder(data_dir)
   if not any(split.num_examples for split in handle.info.splits.values()):
-    raise ValueError(
+    raise UserError(
         f"config.data.data_dir is {data_dir!r}, where no image is found: it must hold SPLIT/CLASS/IMAGE, such as"
         " train/cat/1.jpg.")
   return handle
@@ -104,7 +105,7 @@ def dataset_info(handle: tfds.core.DatasetBuilder, *, train_split: str, evaluati
   """Sizes of the two splits, number of classes and of channels.
 
   Raises:
-    ValueError: the data set has no such split.
+    UserError: the data set has no such split.
   """
   features = handle.info.features
   return DatasetInfo(
@@ -143,7 +144,7 @@ def num_examples(handle: tfds.core.DatasetBuilder, split: str) -> int:
   """Number of images of a split or of a part of one.
 
   Raises:
-    ValueError: the data set has no such split.
+    UserError: the data set has no such split.
   """
   parts = " or a part such as 'train[:90%]'"
   if isinstance(handle, tfds.ImageFolder):
@@ -153,7 +154,7 @@ def num_examples(handle: tfds.core.DatasetBuilder, split: str) -> int:
       raise KeyError(split)
     return handle.info.splits[split].num_examples
   except (KeyError, ValueError) as error:
-    raise ValueError(
+    raise UserError(
         f"Data set {handle.name!r} has no split {split!r}: use one of {sorted(handle.info.splits)}{parts}.") from error
 
 

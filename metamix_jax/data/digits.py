@@ -4,8 +4,7 @@ Importing this module registers the name `digits` with TFDS.
 """
 
 import numpy as np
-from sklearn import datasets
-from sklearn import model_selection
+from sklearn import datasets, model_selection
 import tensorflow_datasets as tfds
 
 NUM_IMAGES = 1797

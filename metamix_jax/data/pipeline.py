@@ -15,6 +15,7 @@ from metamix_jax.data import images as image_functions
 from metamix_jax.data.datasets import image_channels, num_examples, records
 from metamix_jax.data.shift import mirror_images, shift_images
 from metamix_jax.data.streaming import Reading, decoded_batches, fill_gaps
+from metamix_jax.errors import UserError
 
 # A split is held decoded in memory up to this size. Far above the small sets (CIFAR at 32 x 32 is 154 MB), far
 # below ImageNet at any size, and two such splits leave an ordinary machine room to train.
@@ -80,13 +81,13 @@ def train_epoch(
     are skipped, the next good image of the batch takes their place.
 
   Raises:
-    ValueError: no such split, it has too few images for one batch, or the shift would move an image out of itself;
+    UserError: no such split, it has too few images for one batch, or the shift would move an image out of itself;
       while iterating, a record that cannot be decoded.
   """
   global_batch = reading.batch_size * reading.process_count
   num_batches = num_examples(handle, split) // global_batch
   if num_batches == 0:
-    raise ValueError(
+    raise UserError(
         f"A batch of {global_batch} images over all processes is more than the {num_examples(handle, split)} of split"
         f" {split!r} of {handle.name!r}: use a smaller one.")
   streamed = functools.partial(
@@ -97,7 +98,7 @@ def train_epoch(
     convert = image_functions.random_resized_crop(reading.image_size, channels, **dataclasses.asdict(augmentation))
     return ({"image": images, "label": labels} for images, labels in streamed(convert))
   if not 0 <= augmentation.max_shift < reading.image_size:
-    raise ValueError(
+    raise UserError(
         f"max_shift is {augmentation.max_shift}: use 0 to {reading.image_size - 1} pixels, less than the image size.")
   if _held_in_memory(handle, split, reading, short_side=None):
     batches = _shuffled_batches_in_memory(
@@ -126,7 +127,7 @@ def evaluation_batches(
     image_size; mask is 1 for an image and 0 for padding and for records that are skipped.
 
   Raises:
-    ValueError: no such split; while iterating, a record that cannot be decoded.
+    UserError: no such split; while iterating, a record that cannot be decoded.
   """
   images_per_process = -(-num_examples(handle, split) // reading.process_count)
   num_batches = -(-images_per_process // reading.batch_size)

@@ -9,6 +9,8 @@ import re
 import numpy as np
 import tensorflow as tf
 
+from metamix_jax.errors import UserError
+
 logger = logging.getLogger("metamix_jax")
 
 # Decoded batches that wait in memory: enough to ride out a slow file, 77 MB at 256 images of 224 x 224.
@@ -70,7 +72,7 @@ def decoded_batches(
     first_batch: batches left out at the beginning; their records are read, not decoded.
 
   Raises:
-    ValueError: a record cannot be decoded and none may be skipped (the sentence names it), or a file cannot be read.
+    UserError: a record cannot be decoded and none may be skipped (the sentence names it), or a file cannot be read.
   """
   # A fixed number: tf.data's tuner takes the first minutes to find it.
   at_once = reading.num_threads or len(os.sched_getaffinity(0))
@@ -104,26 +106,26 @@ def decoded_batches(
     for _, _, decoded, encoded, names in _marked(batch, to_pixels, reading.batch_size, at_once):
       if not decoded.all():
         first = np.argmin(decoded)
-        raise ValueError(
+        raise UserError(
             f"record {names[first].decode()} cannot be decoded ({_reason(encoded[first])}); repair it, or set"
             " config.data.corrupt_records to 'skip'.") from error
     raise
   except tf.errors.OpError as error:
-    raise ValueError(f"the data set's files cannot be read: {error.message.splitlines()[0]}.") from error
+    raise UserError(f"the data set's files cannot be read: {error.message.splitlines()[0]}.") from error
 
 
 def fill_gaps(batch: DecodedBatch) -> tuple[np.ndarray, np.ndarray]:
   """Images and labels of a training batch, those that could not be decoded replaced by the next that could.
 
   Raises:
-    ValueError: none could be decoded.
+    UserError: none could be decoded.
   """
   images, labels, decoded = batch
   if decoded.all():
     return images, labels
   good = np.flatnonzero(decoded)
   if not len(good):
-    raise ValueError(f"none of the {len(decoded)} records of a training batch can be decoded.")
+    raise UserError(f"none of the {len(decoded)} records of a training batch can be decoded.")
   chosen = good[np.searchsorted(good, np.arange(len(decoded))) % len(good)]
   return images[chosen], labels[chosen]
 

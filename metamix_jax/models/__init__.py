@@ -6,11 +6,12 @@ import inspect
 
 from flax import linen as nn
 
-from metamix_jax.layers import QuantizationScheme
+from metamix_jax.errors import UserError
 from metamix_jax.models import mobilenet_v3, resnet
 from metamix_jax.models.mobilenet_v2 import MobileNetV2
 from metamix_jax.models.mobilenet_v3 import MobileNetV3
 from metamix_jax.models.resnet import ResNet
+from metamix_jax.nn.layers import QuantizationScheme
 
 NETWORKS = {
     "mobilenet_v2": MobileNetV2,
@@ -37,18 +38,18 @@ def create_network(
     section: of the config, for the errors.
 
   Raises:
-    ValueError: an unknown name or option.
+    UserError: an unknown name or option.
   """
   network = _user_network(name, section) if ":" in name else NETWORKS.get(name)
   if network is None:
-    raise ValueError(
+    raise UserError(
         f"config.{section}.name is {name!r}; allowed are {', '.join(sorted(NETWORKS))} or "
         "'package.module:Class'.")
   not_options = ("num_classes", "scheme", "parent", "name")
   allowed = [field for field in inspect.signature(network).parameters if field not in not_options]
   for option in options:
     if option not in allowed:
-      raise ValueError(f"config.{section}.options.{option} is no field of {name}; allowed are {', '.join(allowed)}.")
+      raise UserError(f"config.{section}.options.{option} is no field of {name}; allowed are {', '.join(allowed)}.")
   return network(num_classes=num_classes, scheme=scheme, **options)
 
 
@@ -57,4 +58,4 @@ def _user_network(name, section):
   try:
     return vars(importlib.import_module(module))[attribute]
   except (ImportError, KeyError, ValueError) as error:
-    raise ValueError(f"config.{section}.name is {name!r}, which cannot be imported: {error}.") from error
+    raise UserError(f"config.{section}.name is {name!r}, which cannot be imported: {error}.") from error

@@ -1,11 +1,11 @@
 """MobileNetV2 (Sandler et al., CVPR 2018), layer by layer as torchvision defines it, of quantised layers."""
 
 from flax import linen as nn
-import jax.numpy as jnp
 from jax import Array
+import jax.numpy as jnp
 
-from metamix_jax.batch_norm import BatchNorm
-from metamix_jax.layers import QuantConv, QuantDense, QuantizationScheme
+from metamix_jax.nn.batch_norm import BatchNorm
+from metamix_jax.nn.layers import QuantConv, QuantDense, QuantizationScheme
 
 # Rows of Table 2: expansion factor t, output channels c, repeats n, stride s of the first repeat.
 IMAGENET_BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),

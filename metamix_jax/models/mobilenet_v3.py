@@ -3,13 +3,13 @@
 import dataclasses
 
 from flax import linen as nn
-import jax.numpy as jnp
 from jax import Array
+import jax.numpy as jnp
 
-from metamix_jax.activations import hard_swish
-from metamix_jax.batch_norm import BatchNorm
-from metamix_jax.layers import QuantConv, QuantDense, QuantizationScheme
 from metamix_jax.models.mobilenet_v2 import round_channels
+from metamix_jax.nn.activations import hard_swish
+from metamix_jax.nn.batch_norm import BatchNorm
+from metamix_jax.nn.layers import QuantConv, QuantDense, QuantizationScheme
 
 # Rows of Tables 1 and 2: kernel size, expanded channels, output channels, squeeze-and-excitation, activation
 # ("relu" or "hard_swish"), stride.

@@ -1,11 +1,11 @@
 """ResNet (He et al., CVPR 2016), layer by layer as torchvision defines it, of quantised layers."""
 
 from flax import linen as nn
-import jax.numpy as jnp
 from jax import Array
+import jax.numpy as jnp
 
-from metamix_jax.batch_norm import BatchNorm
-from metamix_jax.layers import QuantConv, QuantDense, QuantizationScheme
+from metamix_jax.nn.batch_norm import BatchNorm
+from metamix_jax.nn.layers import QuantConv, QuantDense, QuantizationScheme
 
 # Blocks in each of the four stages (Table 1).
 RESNET18_STAGES, RESNET50_STAGES, RESNET101_STAGES = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 23, 3)

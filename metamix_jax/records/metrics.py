@@ -1,0 +1,93 @@
+"""The scalars that a training step leaves behind, by name: what DIR/metrics.jsonl and TensorBoard hold.
+
+docs/metrics.md is the list for users. Everything here works on host arrays; recording.py fetches them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flax import traverse_util
+import numpy as np
+
+from metamix_jax.method.bops import LayerCost
+from metamix_jax.records.names import format_target
+
+Scalars = dict[str, float]
+
+
+class Budget(NamedTuple):
+  """The search for one target after a step.
+
+  Attributes:
+    target_gbops: of one image.
+    alpha: {layer name: [B]}, after the step.
+    loss: task loss of the mixtures in the step, without the penalty.
+    gbops: of the hard selection in the step.
+  """
+
+  target_gbops: float
+  alpha: Mapping[str, np.ndarray]
+  loss: float
+  gbops: float
+
+
+def loss_scalars(layers: Sequence[LayerCost], metrics: Mapping[str, np.ndarray]) -> Scalars:
+  """loss, and loss/BITS where the step had one for each candidate bit-width."""
+  scalars = {"loss": shortest(metrics["loss"])}
+  if "loss_by_candidate" in metrics:
+    widths = next(layer.candidate_bits for layer in layers if layer.searched)
+    for bits, loss in zip(widths, metrics["loss_by_candidate"], strict=True):
+      scalars[f"loss/{bits}"] = shortest(loss)
+  return scalars
+
+
+def step_size_scalars(values: Mapping[str, np.ndarray]) -> Scalars:
+  """The step sizes of `named_step_sizes`, one number each: the mean over the channels."""
+  return {name: shortest(np.mean(steps)) for name, steps in values.items()}
+
+
+def named_step_sizes(
+    layers: Sequence[LayerCost], step_sizes: Mapping[str, Any], candidates: Mapping[str, int] | None
+) -> dict[str, np.ndarray]:
+  """The step sizes in use: "step_size/LAYER/BITS", scalar, and "weight_step_size/LAYER", [channels].
+
+  Args:
+    layers: every quantised layer.
+    step_sizes: the collection; {} in full precision.
+    candidates: index of each searched layer's candidate; None: all of them are in use.
+  """
+  values, leaves = {}, traverse_util.flatten_dict(step_sizes, sep="/")
+  for layer in layers:
+    for candidate, bits in enumerate(layer.candidate_bits):
+      in_use = candidates is None or not layer.searched or candidates[layer.name] == candidate
+      if in_use and f"{layer.name}/activation" in leaves:
+        values[f"step_size/{layer.name}/{bits}"] = leaves[f"{layer.name}/activation"][candidate]
+  for layer in layers:
+    if f"{layer.name}/weight" in leaves:
+      values[f"weight_step_size/{layer.name}"] = leaves[f"{layer.name}/weight"]
+  return values
+
+
+def search_scalars(layers: Sequence[LayerCost], budgets: Sequence[Budget]) -> Scalars:
+  """search/TARGET/... of each budget: loss, gbops, mean entropy over the layers in nats, every probability (M5)."""
+  scalars = {}
+  for budget in budgets:
+    prefix, entropies, probabilities = f"search/{format_target(budget.target_gbops)}", [], {}
+    for layer in layers:
+      if not layer.searched:
+        continue
+      values = np.asarray(budget.alpha[layer.name], np.float64)
+      weights = np.exp(values - values.max())
+      pi = weights / weights.sum()
+      entropies.append(-np.sum(pi * np.log(np.maximum(pi, np.finfo(np.float64).tiny))))
+      for bits, probability in zip(layer.candidate_bits, pi, strict=True):
+        probabilities[f"{prefix}/probability/{layer.name}/{bits}"] = shortest(probability)
+    scalars |= {
+        f"{prefix}/loss": shortest(budget.loss), f"{prefix}/gbops": shortest(budget.gbops),
+        f"{prefix}/alpha_entropy": shortest(np.mean(entropies)), **probabilities}
+  return scalars
+
+
+def shortest(value: Any) -> float:
+  """The float with the fewest digits that is the same in float32: half the size of a file of numbers."""
+  return float(str(np.float32(value)))

@@ -1,0 +1,149 @@
+"""DIR/report/report.html: a run's figures and tables on one page that needs no other file and no network."""
+
+import base64
+from collections.abc import Iterable, Sequence
+import html
+import json
+import pathlib
+
+from metamix_jax.errors import UserError
+from metamix_jax.method.bops import average_activation_bits, uniform_bits
+from metamix_jax.records.files import write_text
+from metamix_jax.records.names import format_target
+from metamix_jax.reporting import saved_run
+from metamix_jax.reporting.figures import figures_of
+from metamix_jax.reporting.style import save
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.6em; margin-bottom: 0.2em; } h2 { font-size: 1.2em; margin-top: 2em; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.2em 0.8em; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child, table.words th, table.words td { text-align: left; }
+td:first-child { white-space: nowrap; }
+thead th { border-bottom: 2px solid #767676; vertical-align: bottom; }
+tr.reference td { color: #595959; }
+figure { margin: 1.5em 0; break-inside: avoid; } figure img { max-width: 100%; }
+figcaption, p.note { color: #595959; max-width: 75ch; }
+@media print {
+  body { max-width: none; margin: 0; font-size: 10pt; }
+  figure img { max-height: 24cm; } tr { break-inside: avoid; }
+}
+"""
+_EXPLANATION = (
+    "Cost: multiply-accumulates × weight bits × activation bits of one image, over all convolutions and dense layers, "
+    "in 10<sup>9</sup>. Average bits: over the activation elements that the layers read. Accuracy: on the evaluation "
+    "split; straight from the meta-state nothing was trained for these bits, only batch-norm statistics were "
+    "re-estimated. Grey rows are references.")
+_NOTHING, _HYPHEN = "–", "\N{NON-BREAKING HYPHEN}"
+
+
+def write(folder: pathlib.Path) -> pathlib.Path:
+  """Makes the PNGs and the page of a run, finished or still going, from its files alone.
+
+  Args:
+    folder: DIR.
+
+  Returns:
+    The page, DIR/report/report.html.
+
+  Raises:
+    UserError: as saved_run.read; or a file cannot be written.
+  """
+  run = saved_run.read(folder)
+  page = folder / "report" / "report.html"
+  try:
+    figures = []
+    for name, caption, draw in figures_of(run):
+      path = folder / "report" / f"{name}.png"
+      if save(draw, path):
+        figures.append(_figure(path, caption))
+    write_text(page, _page(run, figures))
+  except OSError as error:
+    raise UserError(f"the report cannot be written to {page.parent} ({error.strerror}).") from error
+  return page
+
+
+def _page(run, figures):
+  states = saved_run.phase_states(run)
+  title = html.escape(f"MetaMix: {run.config['network.name']} on {run.config['data.name']}")
+  fields = [(name, json.dumps(value)) for name, value in run.config.items()]
+  versions = run.summary.get("versions", {}).items() if run.summary else []
+  return "\n".join([
+      "<!DOCTYPE html>", '<html lang="en">', "<head>", '<meta charset="utf-8">', f"<title>{title}</title>",
+      f"<style>{_STYLE}</style>", "</head>", "<body>", f"<h1>{title}</h1>",
+      f"<p>{html.escape(_status(run, states))}</p>",
+      "<h2>What was selected, at what cost, with what accuracy</h2>", _selection_table(run),
+      f"<p class='note'>{_EXPLANATION}</p>",
+      "<h2>Phases</h2>", _table(["phase", "state"], states.items(), kind="words"),
+      "<h2>Figures</h2>", *(figures or ["<p>There is nothing to draw yet.</p>"]),
+      "<h2>Bits of every layer</h2>", _layer_table(run),
+      "<h2>How it was made</h2>", _table(["field of the config", "value"], fields, kind="words"),
+      _table(["package", "version"], versions, kind="words") if versions else "", "</body>", "</html>", ""])
+
+
+def _status(run, states):
+  unfinished = [f"{name} {state}" for name, state in states.items() if not state.startswith("finished")]
+  if run.summary and not unfinished:
+    return f"The run is finished. Seed {run.config['seed']}."
+  return (f"The run is not finished: {(unfinished or ['its summary is missing'])[0]}. This page shows what is there so "
+          f"far; scripts/report.py {run.folder} makes it again. Seed {run.config['seed']}.")
+
+
+def _selection_table(run):
+  """Budgets, then references: one row an assignment."""
+  widths, searched = run.candidate_bits, [layer for layer in run.layers if layer.searched]
+  points, rows = saved_run.pareto_points(run), []
+
+  def layers_at(bits):
+    return " / ".join(str(sum(value == width for value in bits)) for width in widths)
+
+  for point in points:
+    missed = "" if point["target_met"] else " (missed)"
+    rows.append(["selected bits", format_target(point["target_gbops"]) + missed, f"{point['selected_gbops']:.6g}",
+                 f"{point['average_activation_bits']:.2f}", layers_at(point["selected"].values()),
+                 *(_percent(point[name]) for name in ("selected_top1", "stage_a_top1", "final_top1"))])
+  for index, (bits, cost, top1) in enumerate(saved_run.uniform_points(run)):
+    average = average_activation_bits(run.layers, uniform_bits(run.layers, index))
+    rows.append([f"all searched layers at {bits} bits", _NOTHING, f"{cost:.6g}", f"{average:.2f}",
+                 layers_at([bits] * len(searched)), _percent(top1), _NOTHING, _NOTHING])
+  full_precision = run.results.get("pretraining", {}).get("full_precision_top1")
+  rows.append(["full precision", *[_NOTHING] * 6, _percent(full_precision)])
+  header = ["assignment", "target [GBOPs]", "cost [GBOPs]", "average bits",
+            f"layers at {' / '.join(map(str, widths))} bits", "top-1 straight from the meta-state [%]",
+            "top-1 after stage A [%]", "final top-1 [%]"]
+  targets = ", ".join(map(format_target, run.targets))
+  note = "" if points else f"<p>No bits are selected yet. Target: {targets} GBOPs.</p>\n"
+  return note + _table(header, rows, num_references=len(rows) - len(points))
+
+
+def _layer_table(run):
+  points = saved_run.pareto_points(run)
+  header = ["layer", "kind", "multiply-accumulates", "weight bits"] + [
+      f"bits at {format_target(point['target_gbops'])} GBOPs" for point in points]
+  bits = [saved_run.all_bits(run, point) for point in points]
+  return _table(header, (
+      [layer.name + ("" if layer.searched else " (not searched)"), layer.kind, f"{layer.macs:,}", layer.weight_bits] + [
+          assignment[layer.name] for assignment in bits] for layer in run.layers))
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence], num_references: int = 0, kind: str = "numbers") -> str:
+  """A table of "numbers" or "words"; the last rows, so many, are references."""
+  rows = list(rows)
+  titles = "".join(f"<th>{html.escape(cell).replace('-', _HYPHEN)}</th>" for cell in header)
+  lines = [f'<table class="{kind}">', f"<thead><tr>{titles}</tr></thead>"]
+  for number, row in enumerate(rows):
+    reference = ' class="reference"' if number >= len(rows) - num_references else ""
+    lines.append(f"<tr{reference}>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>")
+  return "\n".join([*lines, "</table>"])
+
+
+def _figure(path, caption):
+  data = base64.b64encode(path.read_bytes()).decode("ascii")
+  description = html.escape(f"{path.stem.replace('_', ' ')}: {caption}", quote=True)
+  return (f'<figure><img src="data:image/png;base64,{data}" alt="{description}">'
+          f"<figcaption>{html.escape(caption)} ({html.escape(path.name)})</figcaption></figure>")
+
+
+def _percent(top1):
+  return _NOTHING if top1 is None else f"{top1:.2f}"

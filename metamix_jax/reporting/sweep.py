@@ -1,0 +1,240 @@
+"""Runs over a grid of config values, one folder each: what they are, running them, their results side by side."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import csv
+import dataclasses
+import importlib.util
+import io
+import itertools
+import json
+import pathlib
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from matplotlib.figure import Figure
+import ml_collections
+
+from metamix_jax import config as config_rules
+from metamix_jax.errors import UserError
+from metamix_jax.records.files import write_text
+from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
+from metamix_jax.reporting.style import new_figure, save, series_style
+
+# Columns of results.csv behind the grid's: of the run, then of the budget that the row is of. No times: they differ
+# from one start to the next.
+RUN_COLUMNS = ("full_precision_top1",)
+BUDGET_COLUMNS = (
+    "target_gbops", "selected_gbops", "argmax_gbops", "target_met", "average_activation_bits", "selected_top1",
+    "stage_a_top1", "final_top1")
+# Fields that make no series of their own in the plot: repetitions, and the axis itself.
+_WITHIN_SERIES = ("seed", "arch.target_gbops")
+_POLL_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRun:
+  """One run of a sweep.
+
+  Attributes:
+    values: of the grid, {"section.field": value}; "base" among them where there are several.
+    config: the config of the run.
+    folder: its workdir.
+    arguments: that say the same on a command line, behind python.
+  """
+
+  values: Mapping[str, Any]
+  config: ml_collections.ConfigDict
+  folder: pathlib.Path
+  arguments: tuple[str, ...]
+
+  def summary(self) -> dict[str, Any] | None:
+    """DIR/report/summary.json; None where the run is not finished, or was made with another config."""
+    path = self.folder / "report" / "summary.json"
+    try:
+      summary = json.loads(path.read_text())
+    except (OSError, ValueError):
+      return None
+    expected = json.loads(json.dumps(config_rules.flatten(self.config)))
+    return summary if summary.get("config") == expected else None
+
+
+def plan(sweep: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[SweepRun]:
+  """The runs of a sweep, in the order of its grid: fields in alphabetical order, the last one changing fastest.
+
+  Args:
+    sweep: "base", the path of a config file, :ARGUMENT behind it where it takes one, or a tuple of them; "grid" and
+      "fixed", ConfigDicts with fields of that config: tuples of values to combine, and values for every run.
+    workdir: DIR of the sweep; each run has a folder of its own in it.
+
+  Raises:
+    UserError: one sentence naming what is wrong with the sweep, or with a config that comes out of it.
+  """
+  for name in {"base", "grid", *sweep}:
+    if name not in ("base", "grid", "fixed") or name not in sweep:
+      problem = "no part of a sweep" if name in sweep else "missing"
+      raise UserError(f"sweep.{name} is {problem}; it has base, grid and perhaps fixed.")
+  bases = sweep.base if isinstance(sweep.base, tuple) and sweep.base else (sweep.base,)
+  fixed = {name: value for name, value in _fields(sweep.get("fixed", {})) if value is not None}
+  grid = dict(_fields(sweep.grid))
+  for name, values in grid.items():
+    if not isinstance(values, tuple) or not values or None in values:
+      raise UserError(f"sweep.grid.{name} is {values!r}; it must be a tuple of values, none of them None.")
+  runs = {}
+  for base, *combination in itertools.product(bases, *grid.values()):
+    values = dict(zip(grid, combination, strict=True))
+    overrides = fixed | values
+    named_values = ({"base": base} if len(bases) > 1 else {}) | values
+    folder = workdir / (",".join(f"{name}={_for_a_path(value)}" for name, value in named_values.items()) or "run")
+    if folder in runs:
+      raise UserError(f"sweep.grid gives two runs the folder {folder}; values of a field must differ in their names.")
+    arguments = ("-m", "metamix_jax.main", f"--config={base}", f"--workdir={folder}", *(
+        f"--config.{name}={value}" for name, value in overrides.items()))
+    runs[folder] = SweepRun(named_values, _config(base, overrides), folder, arguments)
+  return list(runs.values())
+
+
+def execute(
+    runs: Sequence[SweepRun], workdir: pathlib.Path, run: Callable[[SweepRun], int], stop_request: StopRequest,
+    report_progress: Callable[[str], None]
+) -> None:
+  """Runs what is not finished, one after another, and writes the results after each.
+
+  A run that fails does not keep the others from being run.
+
+  Args:
+    runs: of `plan`.
+    workdir: DIR of the sweep.
+    run: does one and returns its exit status: 0, or EXIT_INTERRUPTED where the same call will continue it.
+    stop_request: asked before and after each run.
+    report_progress: gets a line before each.
+
+  Raises:
+    Interrupted: the sweep was asked to stop, or a run was.
+    UserError: runs failed; the sentence names them.
+  """
+  left, failed, seconds = [one for one in runs if one.summary() is None], [], []
+  write_results(runs, workdir)
+  for number, one in enumerate(left):
+    if stop_request.requested:
+      raise Interrupted(f"stopped before {one.folder.name}")
+    line = f"sweep: run {len(runs) - len(left) + number + 1} of {len(runs)}, {one.folder.name}"
+    if seconds:
+      minutes_left = statistics.mean(seconds) * (len(left) - number) / 60
+      line += f", about {minutes_left // 60:.0f}:{minutes_left % 60:02.0f} h left"
+    report_progress(line)
+    start = time.monotonic()
+    status = run(one)
+    if status == 0:
+      seconds.append(time.monotonic() - start)
+      write_results(runs, workdir)
+    elif stop_request.requested or status == EXIT_INTERRUPTED:
+      raise Interrupted(f"stopped in {one.folder.name}")
+    else:
+      failed.append(f"{one.folder.name} (status {status})")
+  if failed:
+    raise UserError(
+        f"{len(failed)} of {len(runs)} runs failed, {', '.join(failed)}; the same command tries them again.")
+
+
+def run_in_process(run: SweepRun, stop_request: StopRequest) -> int:
+  """A run in a process of its own, which is told when the sweep is asked to stop; its exit status."""
+  process, told = subprocess.Popen([sys.executable, *run.arguments]), False
+  while True:
+    try:
+      return process.wait(_POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+      if stop_request.requested and not told:
+        process.send_signal(signal.SIGTERM)
+        told = True
+
+
+def write_results(runs: Sequence[SweepRun], workdir: pathlib.Path) -> None:
+  """DIR/results.csv, a row for each budget of each finished run, and DIR/accuracy_against_cost.png; whole."""
+  rows = list(_rows(runs))
+  text = io.StringIO()
+  writer = csv.DictWriter(text, [*runs[0].values, *RUN_COLUMNS, *BUDGET_COLUMNS], lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  write_text(workdir / "results.csv", text.getvalue())
+  save(lambda: accuracy_against_cost(rows, list(runs[0].values)), workdir / "accuracy_against_cost.png")
+
+
+def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], grid: Sequence[str]) -> Figure | None:
+  """Top-1 over GBOPs of all rows of a results.csv; lines join the means over the seeds. None where there are no rows.
+
+  Args:
+    rows: by column.
+    grid: names of the grid's fields; those but the seed and the target tell the series apart.
+  """
+  if not rows:
+    return None
+  figure = new_figure("Accuracy against cost of every run of the sweep", 8, 5.2)
+  axes = figure.subplots()
+  series = {}
+  for row in rows:
+    label = ", ".join(f"{name} {row[name]}" for name in grid if name not in _WITHIN_SERIES)
+    for column, title in (("final_top1", "final"), ("selected_top1", "from the meta-state")):
+      if row[column] is not None:
+        series.setdefault(f"{label}, {title}".removeprefix(", "), []).append(
+            (row["target_gbops"], row["selected_gbops"], row[column]))
+  for index, (label, points) in enumerate(sorted(series.items())):
+    style = series_style(index)
+    targets = sorted({target for target, _, _ in points})
+    means = [[statistics.mean(point[part] for point in points if point[0] == target) for part in (1, 2)]
+             for target in targets]
+    axes.plot(*zip(*means), color=style["color"], linestyle=style["linestyle"], linewidth=1.3)
+    axes.plot([cost for _, cost, _ in points], [top1 for _, _, top1 in points], style["marker"], color=style["color"],
+              markerfacecolor="none", label=label)
+  axes.set(xlabel="cost of one image [GBOPs]", ylabel="top-1 on the evaluation split [%]")
+  axes.margins(x=0.08, y=0.12)
+  axes.grid()
+  figure.legend(loc="outside lower center", ncols=2, title="lines: means over the seeds", title_fontsize=9)
+  return figure
+
+
+def _rows(runs: Sequence[SweepRun]) -> Iterator[dict[str, Any]]:
+  """{column: value} of each budget of each finished run."""
+  for run in runs:
+    summary = run.summary()
+    for point in summary["pareto"]["budgets"] if summary else ():
+      yield {**run.values, **{name: summary[name] for name in RUN_COLUMNS},
+             **{name: point[name] for name in BUDGET_COLUMNS}}
+
+
+def _fields(section, prefix=""):
+  """("section.field", value) of everything in a ConfigDict."""
+  for name, value in section.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from _fields(value, f"{prefix}{name}.")
+    else:
+      yield f"{prefix}{name}", value
+
+
+def _config(base, overrides):
+  """The config of a file with some values replaced, checked."""
+  path, _, argument = base.partition(":")
+  try:
+    spec = importlib.util.spec_from_file_location("base_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(*[argument] if argument else [])
+  except (OSError, AttributeError, TypeError) as error:
+    raise UserError(f"sweep.base is {base!r}, which is no config file that can be loaded ({error}).") from error
+  try:
+    config.update_from_flattened_dict(overrides)
+  except (KeyError, AttributeError, TypeError) as error:
+    sentence = str(error.args[0]).splitlines()[0].rstrip(".")
+    raise UserError(
+        f"the sweep sets a field that {base} does not have, or has of another type: {sentence}.") from error
+  config_rules.validate(config)
+  return config
+
+
+def _for_a_path(value):
+  """A value in the name of a folder: words, numbers and dots, _ for everything between them."""
+  return re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")

@@ -1,0 +1,50 @@
+"""Where a number that is not finite comes from, once training has stopped for it."""
+
+from flax import linen as nn
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metamix_jax.nn.layers import QuantLayer
+from metamix_jax.training.state import MetaState
+from metamix_jax.training.steps import AXIS
+
+
+def first_not_finite(meta: MetaState, batch: dict) -> str:
+  """Words for the place: a parameter, the output of a layer, or the gradient alone.
+
+  Args:
+    meta: the meta-state before the update that failed.
+    batch: what it was trained on, arrays [devices, N, ...].
+  """
+  for path, values in traverse_util.flatten_dict(
+      {"weights": meta.weights, "step_sizes": meta.step_sizes, "batch_stats": meta.batch_stats}, sep="/").items():
+    if not np.isfinite(values).all():
+      return f"in the parameter {path}"
+  names = []
+
+  def finite_outputs(images):
+    flags = []
+    names.clear()
+
+    def record(call, args, kwargs, context):
+      y = call(*args, **kwargs)
+      if isinstance(context.module, QuantLayer) and context.method_name == "__call__":
+        names.append("/".join(context.module.path))
+        flags.append(jnp.isfinite(y).all())
+      return y
+
+    variables = {"params": meta.weights, "batch_stats": meta.batch_stats}
+    with nn.intercept_methods(record):
+      meta.network.module.apply(
+          variables, meta.network.normalize(images), train=True, mutable=["batch_stats"],
+          rngs={"dropout": jax.random.key(0)})
+    return flags
+
+  # In full precision: what overflows there overflows at every bit-width; what does not is left to the gradient.
+  flags = jax.jit(jax.vmap(finite_outputs, axis_name=AXIS))(jax.device_get(batch["image"]))
+  for name, flag in zip(names, flags):
+    if not np.all(flag):
+      return f"in the output of layer {name}"
+  return "in the gradient or the targets: every layer's output is finite"

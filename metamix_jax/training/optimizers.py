@@ -1,0 +1,82 @@
+"""Optax optimisers: which parameter gets which treatment, written as labels.
+
+Weight side: clip by global norm over everything, then by label: convolution kernels get L2 (added to the
+gradient, not decoupled [C]), everything else does not. Architecture side: Adam with L2 on alpha [C].
+"""
+
+from flax import traverse_util
+import optax
+
+from metamix_jax.errors import UserError
+
+
+def weight_label(path: tuple[str, ...], ndim: int) -> str:
+  """The label of one leaf on the weight side.
+
+  Args:
+    path: of the leaf in {"weights": ..., "step_sizes": ...}.
+    ndim: number of dimensions of the leaf.
+
+  Returns:
+    "conv_kernel", "other_weight" or "step_size".
+
+  Raises:
+    UserError: no rule covers the leaf.
+  """
+  tree, name = path[0], path[-1]
+  if tree == "step_sizes" and name in ("activation", "weight"):
+    return "step_size"
+  if tree == "weights" and name == "kernel":
+    return "conv_kernel" if ndim == 4 else "other_weight"
+  if tree == "weights" and name in ("bias", "scale"):
+    return "other_weight"
+  raise UserError(
+      f"parameter {'/'.join(path)} has no optimiser: names must end in kernel, bias or scale (weights), "
+      "activation or weight (step sizes)."
+  )
+
+
+def weight_labels(trainable) -> dict:
+  """Labels of all leaves of {"weights": ..., "step_sizes": ...}, a tree of the same structure.
+
+  Raises:
+    UserError: a leaf that no rule covers.
+  """
+  leaves = traverse_util.flatten_dict(trainable, keep_empty_nodes=True)
+  labels = {
+      path: leaf if leaf is traverse_util.empty_node else weight_label(path, leaf.ndim)
+      for path, leaf in leaves.items()
+  }
+  return traverse_util.unflatten_dict(labels)
+
+
+def weight_optimizer(
+    learning_rate: optax.ScalarOrSchedule, *, conv_l2: float, max_gradient_norm: float
+) -> optax.GradientTransformation:
+  """Adam for weights, step sizes and batch norm [C], on {"weights": ..., "step_sizes": ...}.
+
+  Args:
+    learning_rate: a number or a schedule of the step.
+    conv_l2: L2 factor, added to the gradient of convolution kernels after clipping.
+    max_gradient_norm: clip threshold of the global norm of the whole gradient.
+  """
+  by_label = {
+      "conv_kernel": optax.chain(optax.add_decayed_weights(conv_l2), optax.adam(learning_rate)),
+      "other_weight": optax.adam(learning_rate),
+      "step_size": optax.adam(learning_rate),
+  }
+  return optax.chain(
+      optax.clip_by_global_norm(max_gradient_norm), optax.partition(by_label, weight_labels)
+  )
+
+
+def arch_optimizer(
+    learning_rate: optax.ScalarOrSchedule, beta1: float, beta2: float, l2: float
+) -> optax.GradientTransformation:
+  """Adam with L2 added to the gradient, for the tree of alphas {layer name: [B]} [C]."""
+  return optax.chain(optax.add_decayed_weights(l2), optax.adam(learning_rate, b1=beta1, b2=beta2))
+
+
+def cosine_schedule(learning_rate: float, final_learning_rate: float, num_steps: int) -> optax.Schedule:
+  """Half a cosine from `learning_rate` to `final_learning_rate` over `num_steps` updates [C]; equal: constant."""
+  return optax.cosine_decay_schedule(learning_rate, max(num_steps, 1), alpha=final_learning_rate / learning_rate)

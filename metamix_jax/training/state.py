@@ -1,0 +1,245 @@
+"""The two states of MetaMix: the meta-state and the architecture state, each with its own optimiser.
+
+A step that does not return a MetaState cannot change one: that is how bits are searched on a fixed meta-state.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+from flax import linen as nn
+from flax import struct, traverse_util
+import jax
+from jax import Array
+import jax.numpy as jnp
+import optax
+
+from metamix_jax.method.bit_mixture import initial_alpha
+from metamix_jax.method.bops import LayerCost
+from metamix_jax.method.quantizers import keep_positive
+from metamix_jax.nn.layers import activation_step_sizes, weight_step_sizes
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """The static part of a network; hashable.
+
+  Attributes:
+    module: the Flax module, called as module(images, train=...).
+    layers: its quantised layers in order (bops.trace_layers).
+    mean: of each image channel on the scale 0..1.
+    deviation: of each image channel on the scale 0..1.
+    step_size_floor: lowest value of any step size (M4: never <= 0).
+    dtype: what activations are computed in, "float32" or "bfloat16"; parameters, step sizes, statistics of batch norm,
+      quantisers, logits and losses are float32 in any case.
+  """
+
+  module: nn.Module
+  layers: tuple[LayerCost, ...]
+  mean: tuple[float, ...]
+  deviation: tuple[float, ...]
+  step_size_floor: float
+  dtype: str = "float32"
+
+  @property
+  def searched_layers(self) -> tuple[LayerCost, ...]:
+    """The layers whose bits are searched."""
+    return tuple(layer for layer in self.layers if layer.searched)
+
+  def normalize(self, images: Array) -> Array:
+    """uint8 [N, H, W, C] -> float32 [N, H, W, C], (x / 255 - mean) / deviation."""
+    return (images.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.deviation)
+
+
+class MetaState(struct.PyTreeNode):
+  """Weights, step sizes and batch norm, and the optimiser that trains them.
+
+  Attributes:
+    step: steps so far, int32 scalar.
+    bad_step: number of the first step whose loss or gradient was not finite, int32 scalar, 0 for none. Neither that
+      step nor any after it changes anything else.
+    seed: of the random numbers of training (dropout), uint32 scalar.
+    weights: the collection `params`.
+    step_sizes: the collection `step_sizes`; {} before they are started.
+    batch_stats: running statistics of batch norm.
+    optimizer_state: of `optimizer` on {"weights": ..., "step_sizes": ...}.
+  """
+
+  step: Array
+  bad_step: Array
+  seed: Array
+  weights: Tree
+  step_sizes: Tree
+  batch_stats: Tree
+  optimizer_state: Tree
+  network: Network = struct.field(pytree_node=False)
+  optimizer: optax.GradientTransformation | None = struct.field(pytree_node=False)
+
+  @property
+  def trainable(self) -> dict:
+    """What the weight-side optimiser updates."""
+    return {"weights": self.weights, "step_sizes": self.step_sizes}
+
+  def apply_gradients(self, gradients: Tree, loss: Array, batch_stats: Tree) -> "MetaState":
+    """One optimiser update of weights and step sizes; step sizes stay at or above their floor.
+
+    Args:
+      gradients: like `trainable`.
+      loss: that they belong to; where it or they are not finite, nothing is updated.
+      batch_stats: the running statistics after this step.
+    """
+    updates, optimizer_state = self.optimizer.update(gradients, self.optimizer_state, self.trainable)
+    trainable = optax.apply_updates(self.trainable, updates)
+    step, bad_step = _count_step(self, gradients, loss)
+    updated = self.replace(
+        weights=trainable["weights"],
+        step_sizes=keep_positive(trainable["step_sizes"], self.network.step_size_floor),
+        batch_stats=batch_stats,
+        optimizer_state=optimizer_state,
+    )
+    return _if_finite(bad_step, updated, self).replace(step=step, bad_step=bad_step)
+
+  def with_optimizer(self, optimizer: optax.GradientTransformation) -> "MetaState":
+    """The same weights, step sizes and batch norm with a fresh optimiser, step 0 (start of a phase, M14)."""
+    return self.replace(
+        step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), optimizer=optimizer,
+        optimizer_state=optimizer.init(self.trainable)
+    )
+
+  def without_optimizer(self) -> "MetaState":
+    """For evaluation: states of all phases then share one compiled program, whatever trained them."""
+    return self.replace(optimizer=None, optimizer_state={})
+
+  def with_activation_step_sizes(self, mean_magnitudes: Mapping[str, Array]) -> "MetaState":
+    """Step sizes [B] of every layer's input started from mean|x| by layer name (M4)."""
+    return self.replace(step_sizes=_start_activation_step_sizes(self.network, dict(mean_magnitudes)))
+
+  def with_weight_step_sizes(self) -> "MetaState":
+    """Adds step sizes [out_channels] for every kernel: from here on weights are quantised (M4, M14)."""
+    return self.replace(step_sizes=_start_weight_step_sizes(self.network, self.step_sizes, self.weights))
+
+
+# One program for all layers: by themselves they would compile some two hundred, and no cache keeps such small ones.
+@functools.partial(jax.jit, static_argnums=0)
+def _start_activation_step_sizes(network, mean_magnitudes):
+  return traverse_util.unflatten_dict({
+      (*layer.name.split("/"), "activation"): jnp.maximum(
+          activation_step_sizes(mean_magnitudes[layer.name], layer.candidate_bits, layer.input_range),
+          network.step_size_floor)
+      for layer in network.layers
+  })
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start_weight_step_sizes(network, step_sizes, weights):
+  step_sizes, kernels = traverse_util.flatten_dict(step_sizes), traverse_util.flatten_dict(weights)
+  for layer in network.layers:
+    path = tuple(layer.name.split("/"))
+    start = weight_step_sizes(kernels[*path, "kernel"], layer.weight_bits)
+    step_sizes[*path, "weight"] = jnp.maximum(start, network.step_size_floor)
+  return traverse_util.unflatten_dict(step_sizes)
+
+
+class ArchState(struct.PyTreeNode):
+  """alpha of every searched layer, and the optimiser that trains it.
+
+  K of them, one for each budget, are one ArchState whose arrays have a leading axis [K].
+
+  Attributes:
+    step: steps so far, int32 scalar.
+    bad_step: as in MetaState.
+    alpha: {layer name: [B]}, float32.
+    optimizer_state: of `optimizer` on alpha.
+    target_gbops: of one image, float32 scalar.
+    penalty_weight: lambda of M11, loss for one GBOP, float32 scalar.
+  """
+
+  step: Array
+  bad_step: Array
+  alpha: dict[str, Array]
+  optimizer_state: Tree
+  target_gbops: Array
+  penalty_weight: Array
+  optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+
+  def apply_gradients(self, gradients: Tree, loss: Array) -> "ArchState":
+    """One optimiser update of alpha; none where the loss or the gradients are not finite."""
+    updates, optimizer_state = self.optimizer.update(gradients, self.optimizer_state, self.alpha)
+    step, bad_step = _count_step(self, gradients, loss)
+    updated = self.replace(alpha=optax.apply_updates(self.alpha, updates), optimizer_state=optimizer_state)
+    return _if_finite(bad_step, updated, self).replace(step=step, bad_step=bad_step)
+
+
+def _count_step(state, gradients, loss):
+  """Step and bad_step after one more step with these gradients and loss."""
+  step = state.step + 1
+  # The norm is finite just if every gradient is (and it does not overflow, which is as bad).
+  finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
+  return step, jnp.where((state.bad_step == 0) & ~finite, step, state.bad_step)
+
+
+def _if_finite(bad_step, updated, before):
+  return jax.tree.map(lambda new, old: jnp.where(bad_step == 0, new, old), updated, before)
+
+
+class Teacher(struct.PyTreeNode):
+  """A frozen network in evaluation mode, the source of soft targets (M9).
+
+  Attributes:
+    weights: the collection `params`.
+    batch_stats: running statistics of batch norm.
+    network: the static part; its quantisers are never used.
+    dtype: what it computes in, "float32" or "bfloat16"; its logits become float32.
+  """
+
+  weights: Tree
+  batch_stats: Tree
+  network: Network = struct.field(pytree_node=False)
+  dtype: str = struct.field(pytree_node=False)
+
+
+def create_meta_state(
+    network: Network, optimizer: optax.GradientTransformation, image_shape: tuple[int, int, int], seed: int
+) -> MetaState:
+  """A freshly initialised network of images [H, W, C], in full precision: no step sizes yet."""
+  images = jnp.zeros((1, *image_shape), jnp.float32)
+  # What a forward pass leaves in other collections would be compiled with it.
+  initialize = lambda key: network.module.init(key, images, train=False, mutable=("params", "batch_stats"))
+  variables = jax.jit(initialize)(jax.random.key(seed))
+  trainable = {"weights": variables["params"], "step_sizes": {}}
+  return MetaState(
+      step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), seed=jnp.uint32(seed), weights=trainable["weights"], step_sizes={},
+      batch_stats=variables.get("batch_stats", {}), optimizer_state=optimizer.init(trainable),
+      network=network, optimizer=optimizer,
+  )
+
+
+def create_arch_states(
+    network: Network, optimizer: optax.GradientTransformation, *, seed: int, deviation: float,
+    targets_gbops: Sequence[float], relative_penalty_weight: float,
+) -> ArchState:
+  """K architecture states, stacked on a leading axis; each is what its target alone would give.
+
+  Args:
+    network: its searched layers have alpha.
+    optimizer: of alpha.
+    seed: of the random start of alpha (M5), one key for each searched layer; the same for each target.
+    deviation: of the start.
+    targets_gbops: K targets of one image.
+    relative_penalty_weight: lambda * target of M11, a loss.
+  """
+  searched = network.searched_layers
+  keys = jax.random.split(jax.random.key(seed), len(searched))
+  alpha = {
+      layer.name: initial_alpha(key, len(layer.candidate_bits), deviation)
+      for layer, key in zip(searched, keys, strict=True)
+  }
+  states = [ArchState(
+      step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), alpha=alpha, optimizer_state=optimizer.init(alpha),
+      target_gbops=jnp.float32(target), penalty_weight=jnp.float32(relative_penalty_weight / target),
+      optimizer=optimizer,
+  ) for target in targets_gbops]
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)

@@ -1,0 +1,190 @@
+#!/usr/bin/env python
+"""Times the steps of a config on random images, in turns in one process, each beside the least it could take.
+
+  python scripts/bench.py --config=configs/imagenet.py:mobilenet_v3_large --config.batch_size=16
+  python scripts/bench.py --config=... --compare=native     also autodiff quantisers with XLA's depthwise convolutions
+  python scripts/bench.py --config=... --compare=torch      also PyTorch's full-precision step, channels_last
+  python scripts/bench.py --config=... --json=FILE
+
+Everything comes from the config: network, resolution, batch, bit-widths, teacher, compute type. The floor of a step, in
+full-precision training steps F of the same run: bit-meta |B| F, search F a budget, stages F; the teacher's pass T, once
+a batch, comes on top of an iteration. The ratio to the floor is the median over the rounds of the ratio within a round:
+machines are noisy, ratios less so. On CPUs: source scripts/cpu_environment.sh first.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import time
+
+from absl import app, flags
+from absl import logging as absl_logging
+import jax
+import jax.numpy as jnp
+from ml_collections import config_flags
+from plain_quantizers import PLAIN
+import synthetic
+import torch_step
+
+from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.errors import UserError
+from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
+from metamix_jax.records.names import targets
+from metamix_jax.training import context, parallel
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
+_COMPARE = flags.DEFINE_multi_enum("compare", [], ["native", "torch"], "What to time as well.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each step is measured, after one that is not.", lower_bound=1)
+_STEPS = flags.DEFINE_list("steps", None, "Names of the steps to time besides F and T; by default all.")
+JSON = flags.DEFINE_string("json", None, "File for the figures.")
+
+F, T, TORCH = "F: full precision", "T: teacher", "PyTorch full precision"
+
+
+def main(argv):
+  """Measures and prints."""
+  del argv
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  config = CONFIG.value
+  try:
+    networks = context.networks_without_data(config)
+    names = _STEPS.value and [F, T, *_STEPS.value]
+    programs, measured = compile_steps(config, *networks, names)
+    if "native" in _COMPARE.value:
+      plain = [network and with_plain_quantizers(network) for network in networks]
+      runs, facts = compile_steps(config, *plain, names)
+      programs |= {f"{name}, native": run for name, run in runs.items() if name != T}
+      measured |= {f"{name}, native": values for name, values in facts.items() if name != T}
+    if "torch" in _COMPARE.value:
+      programs[TORCH] = torch_step.full_precision_step(config)
+      measured[TORCH] = {}
+  except (UserError, ImportError) as error:
+    stop("bench", error)
+  seconds = {name: [] for name in programs}
+  for number in range(ROUNDS.value + 1):
+    for name, run in programs.items():
+      start = time.perf_counter()
+      run()
+      if number:
+        seconds[name].append(time.perf_counter() - start)
+  peak = matrix_multiply_rate()
+  table = [figures(config, name, seconds, measured[name], peak) for name in programs]
+  facts = {
+      "network": config.network.name, "image_size": config.data.image_size, "batch_size": config.batch_size,
+      "candidate_bits": list(config.quantization.candidate_bits), "compute_dtype": config.compute_dtype,
+      "teacher": config.teacher.name, "device": jax.devices()[0].device_kind, "num_devices": jax.device_count(),
+      "cores": len(os.sched_getaffinity(0)), "matrix_multiply_gflops": peak, "jax": jax.__version__}
+  print(", ".join(f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()))
+  print("\n| step | ms | images/s | in F | to its floor | in PyTorch F | compile [s] | temporaries [MB] | GFLOP | "
+        "of the matrix-multiply rate |")
+  print("|---|---|---|---|---|---|---|---|---|---|")
+  for line in table:
+    print("| " + " | ".join(cell(value) for value in line.values()) + " |")
+  if JSON.value:
+    pathlib.Path(JSON.value).write_text(json.dumps({"facts": facts, "steps": table, "seconds": seconds}, indent=2) + "\n")
+
+
+def with_plain_quantizers(network):
+  """The same network with automatic differentiation through its quantisers and XLA's own convolutions."""
+  scheme = dataclasses.replace(network.module.scheme, quantizer=PLAIN, depthwise="native")
+  return dataclasses.replace(network, module=network.module.clone(scheme=scheme))
+
+
+def compile_steps(config, network, teacher_network, names):
+  """{name: function that runs the step once and waits}, {name: compile time, memory and FLOPs}.
+
+  `names`: steps to compile; None: all.
+  """
+  steps = parallel.make_programs()
+  channels, size = len(config.data.mean), config.data.image_size
+  states = synthetic.create_states(config, network, teacher_network, channels)
+  shape = (size, size, channels)
+  num_classes = synthetic.num_outputs(states.full_precision, shape)
+  batch, = parallel.place_batches([synthetic.create_batch(config.batch_size, shape, num_classes)], steps.devices)
+  states = parallel.replicate(states, steps.devices)
+  magnitudes = steps.calibration_step(states.full_precision, batch)
+  optimizer = states.meta.optimizer
+  calibrated = states.full_precision.with_activation_step_sizes(jax.device_get(magnitudes))
+  meta, stage_b, assigned = parallel.replicate((
+      calibrated.with_optimizer(optimizer), calibrated.with_weight_step_sizes().with_optimizer(optimizer),
+      assigned_precision(network.layers, {layer.name: 0 for layer in network.searched_layers})), steps.devices)
+  arguments = {
+      F: (steps.weight_step, states.full_precision, FULL_PRECISION, batch),
+      "bit-meta": (steps.bit_meta_step, meta, batch),
+      "bit-search": (steps.bit_search_steps, states.archs, meta, batch),
+      "stage A": (steps.weight_step, meta, assigned, batch),
+      "stage B": (steps.weight_step, stage_b, assigned, batch),
+      "evaluation": (steps.evaluation_step, meta.without_optimizer(), assigned, batch),
+  }
+  if states.teacher is not None:
+    arguments[T] = (steps.teacher_targets, states.teacher, batch)
+  loops = {"bit-meta": len(config.quantization.candidate_bits), "bit-search": len(targets(config))}
+  runs, facts = {}, {}
+  for name, (program, *values) in arguments.items():
+    if names and name not in names:
+      continue
+    start = time.perf_counter()
+    compiled = program.lower(*values).compile()
+    turns = loops.get(name, 1)
+    facts[name] = {
+        "compile_seconds": time.perf_counter() - start,
+        "temporaries_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6,
+        "gflop": compiled.cost_analysis().get("flops", 0) / 1e9 * turns}  # A loop's body is counted once.
+    runs[name] = repeated(compiled, values)
+  return runs, facts
+
+
+def repeated(compiled, values):
+  """A function that runs a step on the state that it gave the time before, if it is a training step, and waits."""
+  values = list(jax.tree.map(jnp.copy, values))  # A training step's state is donated to it; others use it as well.
+
+  def run():
+    result = jax.block_until_ready(compiled(*values))
+    if isinstance(result, tuple):
+      values[0] = result[0]
+
+  return run
+
+
+def figures(config, name, seconds, measured, peak):
+  """One line of the table."""
+  base = name.removesuffix(", native")
+  needed = {F: 1, "bit-meta": len(config.quantization.candidate_bits), "bit-search": len(targets(config)),
+            "stage A": 1, "stage B": 1}.get(base)
+  median = statistics.median(seconds[name])
+  ratio = lambda other: statistics.median(a / b for a, b in zip(seconds[name], seconds[other]))
+  gflop = measured.get("gflop")
+  return {
+      "step": name, "ms": 1000 * median, "images_per_second": config.batch_size / median, "in_f": ratio(F),
+      "to_floor": ratio(F) / needed if needed else None, "in_torch_f": ratio(TORCH) if TORCH in seconds else None,
+      "compile_seconds": measured.get("compile_seconds"), "temporaries_mb": measured.get("temporaries_mb"),
+      "gflop": gflop, "of_peak": gflop / median / peak if gflop else None}
+
+
+def cell(value):
+  """A value of the table as text."""
+  if value is None:
+    return ""
+  if isinstance(value, str):
+    return value
+  return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def matrix_multiply_rate():
+  """GFLOP/s of a float32 product of two matrices, 2048 x 2048, on one device."""
+  size = 2048
+  matrix = jnp.ones((size, size), jnp.float32)
+  multiply = jax.jit(jnp.dot)
+  seconds = []
+  for _ in range(6):
+    start = time.perf_counter()
+    jax.block_until_ready(multiply(matrix, matrix))
+    seconds.append(time.perf_counter() - start)
+  return 2 * size**3 / min(seconds) / 1e9
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("config")
+  app.run(main, flags_parser=flags_parser("bench"))

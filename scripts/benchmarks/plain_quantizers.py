@@ -1,0 +1,24 @@
+"""LSQ and the mixture as they are usually published, stop_gradient and automatic differentiation: bench.py's baseline."""
+
+import jax
+import jax.numpy as jnp
+
+from metamix_jax.method.quantizers import CodeRange
+from metamix_jax.nn.layers import Quantizer
+
+
+def fake_quantize(x, step_size, codes, gradient_scale):
+  """One bit-width; the arguments of quantizers.fake_quantize."""
+  step_size = jax.lax.stop_gradient(step_size - step_size * gradient_scale) + step_size * gradient_scale
+  clipped = jnp.clip(x / step_size, codes.lowest, codes.highest)
+  return (clipped + jax.lax.stop_gradient(jnp.round(clipped) - clipped)) * step_size
+
+
+def mix_bit_widths(x, step_sizes, probabilities, codes, gradient_scales):
+  """The mixture; the arguments of bit_mixture.mix_bit_widths."""
+  return sum(
+      pi * fake_quantize(x, s, CodeRange(n, p), g)
+      for s, pi, n, p, g in zip(step_sizes, probabilities, codes.lowest, codes.highest, gradient_scales))
+
+
+PLAIN = Quantizer(fake_quantize, mix_bit_widths)

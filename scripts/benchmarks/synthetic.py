@@ -1,0 +1,105 @@
+"""What the steps of a config work on, made up: for measuring them and for compiling them ahead of time.
+
+Nothing here is trained and no data set is read. Under jax.eval_shape the same functions give shapes alone.
+"""
+
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from metamix_jax.config import STUDENT
+from metamix_jax.records.names import targets
+from metamix_jax.training.optimizers import arch_optimizer, weight_optimizer
+from metamix_jax.training.state import (
+  ArchState,
+  MetaState,
+  Network,
+  Teacher,
+  create_arch_states,
+  create_meta_state,
+)
+
+
+class States(NamedTuple):
+  """The arguments of all steps of a run.
+
+  Attributes:
+    full_precision: for pretraining and, through its precision tree, for evaluation: no step sizes.
+    meta: with activation step sizes: for the bit-meta step, the bit-search step and stage A.
+    stage_b: with weight step sizes as well.
+    archs: the architecture states, one for each budget, stacked.
+    teacher: None where the targets are labels.
+  """
+
+  full_precision: MetaState
+  meta: MetaState
+  stage_b: MetaState
+  archs: ArchState
+  teacher: Teacher | None
+
+
+def create_states(
+    config: ml_collections.ConfigDict, network: Network, teacher_network: Network | None, channels: int
+) -> States:
+  """States of a config's networks at their random start; every step size starts from mean|x| = 1.
+
+  Args:
+    config: a validated config.
+    network: from context.build_networks.
+    teacher_network: likewise, or None.
+    channels: of the images.
+  """
+  image_shape = (config.data.image_size, config.data.image_size, channels)
+  optimizer = weight_optimizer(
+      config.bit_selection.learning_rate, conv_l2=config.optimizer.conv_l2,
+      max_gradient_norm=config.optimizer.max_gradient_norm)
+  full_precision = create_meta_state(network, optimizer, image_shape, config.seed)
+  meta = full_precision.with_activation_step_sizes({layer.name: np.float32(1) for layer in network.layers})
+  archs = create_arch_states(
+      network, arch_optimizer(config.arch.learning_rate, config.arch.beta1, config.arch.beta2, config.arch.l2),
+      seed=config.seed, deviation=config.arch.initial_deviation, targets_gbops=targets(config),
+      relative_penalty_weight=config.arch.relative_penalty_weight)
+  teacher = None
+  if config.teacher.name == STUDENT:
+    teacher = Teacher(full_precision.weights, full_precision.batch_stats, network, config.teacher.dtype)
+  elif teacher_network is not None:
+    start = create_meta_state(teacher_network, optimizer, image_shape, config.seed)
+    teacher = Teacher(start.weights, start.batch_stats, teacher_network, config.teacher.dtype)
+  return States(
+      full_precision, meta.with_optimizer(optimizer), meta.with_weight_step_sizes().with_optimizer(optimizer), archs,
+      teacher)
+
+
+def num_outputs(meta: MetaState, image_shape: tuple[int, int, int]) -> int:
+  """Classes of a network: the width of its logits."""
+  image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+  variables = {"params": meta.weights, "batch_stats": meta.batch_stats}
+  return jax.eval_shape(lambda v, x: meta.network.module.apply(v, x, train=False), variables, image).shape[-1]
+
+
+def create_batch(
+    batch_size: int, image_shape: tuple[int, int, int], num_classes: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+  """Random images uint8 [N, H, W, C], labels int32 [N], targets float32 [N, classes] and a mask of ones [N]."""
+  rng = np.random.default_rng(seed)
+  return {
+      "image": rng.integers(0, 256, (batch_size, *image_shape), dtype=np.uint8),
+      "label": rng.integers(0, num_classes, batch_size, dtype=np.int32),
+      "target": rng.dirichlet(np.ones(num_classes), batch_size).astype(np.float32),
+      "mask": np.ones(batch_size, np.float32),
+  }
+
+
+def batch_shapes(
+    num_devices: int, batch_size: int, image_shape: tuple[int, int, int], num_classes: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """What `create_batch` gives, split over devices, as shapes."""
+  each = (num_devices, batch_size // num_devices)
+  return {
+      "image": jax.ShapeDtypeStruct((*each, *image_shape), np.uint8),
+      "label": jax.ShapeDtypeStruct(each, np.int32),
+      "target": jax.ShapeDtypeStruct((*each, num_classes), np.float32),
+      "mask": jax.ShapeDtypeStruct(each, np.float32),
+  }

@@ -1,0 +1,37 @@
+"""PyTorch's full-precision training step of a config's network, for comparison alone; needs torch and torchvision."""
+
+import os
+
+from metamix_jax.errors import UserError
+
+
+def full_precision_step(config):
+  """A function that runs one step, channels_last, SGD, on random images; ImportError where there is no PyTorch."""
+  # pylint: disable=g-import-not-at-top  Not dependencies of the package.
+  import torch
+  # torchvision looks up these operators, which its own compiled part declares where that fits the installed torch.
+  library = torch.library.Library("torchvision", "FRAGMENT")
+  for schema in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+                 "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"):
+    try:
+      library.define(schema)
+    except RuntimeError:
+      pass  # Declared already.
+  from torchvision import models
+
+  if not hasattr(models, config.network.name):
+    raise UserError(f"--compare=torch: torchvision has no network {config.network.name!r}.")
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  model = getattr(models, config.network.name)(weights=None).to(memory_format=torch.channels_last).train()
+  optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
+  size = config.data.image_size
+  images = torch.rand(config.batch_size, 3, size, size).to(memory_format=torch.channels_last)
+  labels = torch.randint(0, 1000, (config.batch_size,))
+
+  def step():
+    optimizer.zero_grad()
+    torch.nn.functional.cross_entropy(model(images), labels).backward()
+    optimizer.step()
+    return library
+
+  return step
