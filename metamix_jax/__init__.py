@@ -6,7 +6,9 @@ What a research fork builds with. Anything else is reached through its module.
 from metamix_jax.method.bops import LayerCost, gbops
 from metamix_jax.method.selection import most_probable_candidates, settle_candidates
 from metamix_jax.nn.batch_norm import BatchNorm
-from metamix_jax.nn.layers import LSQ, QuantConv, QuantDense, QuantizationScheme, Quantizer, trace_layers
+from metamix_jax.nn.layers import QuantConv, QuantDense
+from metamix_jax.nn.scheme import LSQ, Placement, QuantizationScheme, Quantizer
+from metamix_jax.nn.tracing import trace_layers
 from metamix_jax.training.parallel import make_programs
 from metamix_jax.training.state import (
     ArchState,
@@ -29,7 +31,7 @@ from metamix_jax.training.steps import (
 __version__ = "0.1.0"
 
 __all__ = [
-    "ArchState", "BatchNorm", "LSQ", "LayerCost", "MetaState", "Network", "QuantConv", "QuantDense",
+    "ArchState", "BatchNorm", "LSQ", "LayerCost", "MetaState", "Network", "Placement", "QuantConv", "QuantDense",
     "QuantizationScheme", "Quantizer", "Teacher", "bit_meta_step", "bit_search_step", "bit_search_steps",
     "create_arch_states", "create_meta_state", "evaluation_step", "gbops", "label_targets", "make_programs",
     "most_probable_candidates", "settle_candidates", "teacher_targets", "trace_layers", "weight_step",

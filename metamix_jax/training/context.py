@@ -14,7 +14,8 @@ from metamix_jax.errors import UserError
 from metamix_jax.method.bops import attainable_range
 from metamix_jax.models import create_network, pretrained
 from metamix_jax.nn.batch_norm import check_batch_norm
-from metamix_jax.nn.layers import QuantizationScheme, trace_layers
+from metamix_jax.nn.scheme import Placement, QuantizationScheme
+from metamix_jax.nn.tracing import trace_layers
 from metamix_jax.records import names, selected_bits
 from metamix_jax.training import parallel
 from metamix_jax.training.optimizers import weight_optimizer
@@ -165,9 +166,8 @@ def _augmentation(section):
 
 def _quantization_scheme(config):
   section = config.quantization
-  return QuantizationScheme(
-      section.candidate_bits, section.weight_bits, section.fixed_bits, axis_name=AXIS, depthwise=section.depthwise,
-      synchronized_batch_norm=config.network.synchronized_batch_norm)
+  placement = Placement(AXIS, config.network.synchronized_batch_norm, section.depthwise)
+  return QuantizationScheme(section.candidate_bits, section.weight_bits, section.fixed_bits, placement)
 
 
 def _check_networks(config):
