@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable
+import os
 import sys
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ def stop(program: str, error: Exception | str) -> NoReturn:
 def flags_parser(program: str) -> Callable[[list[str]], list[str]]:
   """For absl's app.run: a sentence instead of a traceback for a flag or a config field that there is not."""
   def parse(argv):
+    sys.path.insert(0, os.getcwd())  # Where `python -m` finds a network of the user's own, scripts find it too.
     try:
       return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:

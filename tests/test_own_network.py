@@ -1,44 +1,63 @@
 """A network of the user's own through all phases, with nothing registered anywhere."""
 
+import json
+import os
+import re
+import subprocess
+import sys
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 
-from metamix_jax import experiment
-from metamix_jax.nn.batch_norm import BatchNorm, check_batch_norm
-from metamix_jax.nn.scheme import Placement, QuantizationScheme
+from metamix_jax.nn.batch_norm import BatchNorm
 from metamix_jax.training import context
 from metamix_jax.training.steps import AXIS
-from tests.own_network import PlainNetwork
-from tests.test_experiment import data_dir, digits_config, tiny_config  # pylint: disable=unused-import  The fixture.
+from tests.test_experiment import ROOT, data_dir, digits_config  # pylint: disable=unused-import  The fixture.
 
 
-class OtherBatchNorm(nn.Module):
-
-  @nn.compact
-  def __call__(self, images, *, train):
-    return nn.BatchNorm(use_running_average=not train, name="norm")(images)
+# As a user starts it, without the fake devices of the tests.
+ONE_DEVICE = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
 
 
-def test_own_network_goes_through_all_phases(data_dir, tmp_path):
-  config = tiny_config(data_dir)
-  config.network.name = "tests.own_network:PlainNetwork"
-  with config.network.unlocked():
-    config.network.options = {"features": (8, 8, 16)}
-  # MACs on 8 x 8 images: 8*8*8*9, 4*4*8*8*9, 2*2*8*8*9, 1*1*16*8*9, 16*10.
-  config.arch.target_gbops = (8 * 8 * (4608 + 160) + 4 * 4 * (9216 + 2304 + 1152)) / 1e9
-  summary = experiment.run(config, tmp_path)
-  assert set(summary["selected"]) == {"conv_0", "conv_1", "conv_2"}
-  assert summary["uniform_gbops"]["4"] == pytest.approx(config.arch.target_gbops, rel=1e-12)
-  assert summary["selected_gbops"] <= config.arch.target_gbops
+def test_the_readme_shows_the_tested_network():
+  source = (ROOT / "tests" / "own_network.py").read_text()
+  assert "```python\n" + source[source.index("from flax"):] + "```" in (ROOT / "README.md").read_text()
+
+
+def test_the_readmes_command_goes_through_all_phases(data_dir, tmp_path):
+  """The command as it stands there, but for the folder and shorter phases."""
+  command, = re.findall(r"^(python -m metamix_jax\.main --config=configs/own_network\.py) --workdir=", (
+      ROOT / "README.md").read_text(), re.MULTILINE)
+  short = ("pretraining.epochs=1", "bit_selection.epochs=2", "bit_selection.meta_only_epochs=1", "stage_a.epochs=1",
+           "stage_b.epochs=1", f"data.data_dir={data_dir}")
+  subprocess.run(
+      [sys.executable, *command.split()[1:], f"--workdir={tmp_path}", *(f"--config.{field}" for field in short)],
+      cwd=ROOT, env=ONE_DEVICE, check=True)
+  summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+  assert set(summary["selected"]) == {"conv_0", "conv_1"}
+  # MACs on 16 x 16 images: 16*16*16*9, 8*8*16*16*9, 4*4*32*16*9, 32*10.
+  expected = (8 * 8 * (36864 + 320) + 4 * 4 * (147456 + 73728)) / 1e9
+  assert summary["uniform_gbops"]["4"] == pytest.approx(expected, rel=1e-12)
+  assert summary["selected_gbops"] <= 0.006
   assert 0 < summary["final_top1"] <= 100
 
 
-def test_batch_norm_of_another_kind_is_named():
-  with pytest.raises(ValueError, match="layer norm of config.network.name keeps running statistics"):
-    check_batch_norm(OtherBatchNorm(), (8, 8, 1), AXIS)
-  check_batch_norm(PlainNetwork(4, QuantizationScheme((3, 4, 8), 4, 8, Placement(AXIS))), (8, 8, 1), AXIS)
+@pytest.mark.parametrize("command", [
+    ("-P", "-c", "from metamix_jax.main import run; run()", "--workdir=run"), (str(ROOT / "scripts" / "bops.py"),)])
+def test_a_network_of_the_current_folder_is_found(command, data_dir, tmp_path):
+  """By the console command and by a script: both come as far as its options."""
+  (tmp_path / "my_network.py").write_text((ROOT / "tests" / "own_network.py").read_text())
+  (tmp_path / "my_config.py").write_text(
+      (ROOT / "configs" / "own_network.py").read_text().replace("tests.own_network", "my_network")
+      .replace("features=(16, 32)", "width=1").replace("from configs import digits", "import digits"))
+  (tmp_path / "digits.py").write_text((ROOT / "configs" / "digits.py").read_text())
+  result = subprocess.run(
+      [sys.executable, *command, "--config=my_config.py", f"--config.data.data_dir={data_dir}"], cwd=tmp_path,
+      env=ONE_DEVICE, capture_output=True, text=True)
+  assert result.returncode == 2, result.stderr
+  assert "config.network.options.width is not a field of my_network:PlainNetwork; allowed are features" in result.stderr
 
 
 # Batch norms: one for each width of the own network, one for each of ResNet-18's 20 convolutions, the others' stem and

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import logging
 from typing import Any
 
 import jax
@@ -13,9 +14,8 @@ from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import attainable_range
 from metamix_jax.models import create_network, pretrained
-from metamix_jax.nn.batch_norm import check_batch_norm
 from metamix_jax.nn.scheme import Placement, QuantizationScheme
-from metamix_jax.nn.tracing import trace_layers
+from metamix_jax.nn.tracing import check_evaluation, check_training, trace_network
 from metamix_jax.records import names, selected_bits
 from metamix_jax.training import parallel
 from metamix_jax.training.optimizers import weight_optimizer
@@ -91,7 +91,6 @@ def prepare(config: ml_collections.ConfigDict) -> TrainingContext:
       raise UserError(f"config.data.{name} is {config.data[name]}; the images have {info.channels} channels.")
   image_shape = (config.data.image_size, config.data.image_size, info.channels)
   network, teacher = build_networks(config, info.num_classes, info.channels)
-  check_batch_norm(network.module, image_shape, AXIS)
   for target in names.targets(config):
     config_rules.check_target(target, attainable_range(network.layers))
   if config.bits_from is not None:
@@ -135,13 +134,24 @@ def build_networks(
   """
   scheme = _quantization_scheme(config)
   module = create_network(config.network.name, num_classes, scheme, config.network.options.to_dict())
-  layers = trace_layers(module, (config.data.image_size, config.data.image_size, channels))
+  image_shape = (config.data.image_size, config.data.image_size, channels)
+  traced = trace_network(module, image_shape)
+  check_training(traced, module, image_shape, AXIS)
+  if not any(layer.searched for layer in traced.layers):
+    raise UserError(
+        f"config.network.name is {config.network.name!r}, which has no layer to search; at least one QuantConv or "
+        "QuantDense must take `scheme` itself, not `scheme.fixed`.")
+  if traced.uncounted:
+    logging.getLogger("metamix_jax").warning(
+        "In full precision, and not counted in GBOPs: %s (parameters outside of QuantConv and QuantDense).",
+        ", ".join(traced.uncounted))
   network = Network(
-      module, layers, config.data.mean, config.data.deviation, config.quantization.step_size_floor,
+      module, traced.layers, config.data.mean, config.data.deviation, config.quantization.step_size_floor,
       config.compute_dtype)
   if config.teacher.name in (STUDENT, LABELS):
     return network, None
   module = create_network(config.teacher.name, num_classes, scheme, config.teacher.options.to_dict(), "teacher")
+  check_evaluation(module, image_shape)
   return network, dataclasses.replace(network, module=module, layers=())
 
 
