@@ -17,6 +17,7 @@ from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, Stop
 from metamix_jax.records.names import named, targets
 from metamix_jax.records.progress import LineHandler
 from metamix_jax.reporting import tables
+from metamix_jax.training.context import prepare
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, selected bits, report.")
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -41,7 +42,7 @@ def main(argv):
       multihost.connect(*addresses)
     except UserError as error:
       stop("metamix_jax", error)
-  logger.setLevel(logging.INFO if multihost.is_first() else logging.WARNING)
+  logger.setLevel(logging.INFO if multihost.is_lead_process() else logging.WARNING)
   logger.addHandler(LineHandler())
   logger.propagate = False
   workdir = pathlib.Path(_WORKDIR.value)
@@ -51,13 +52,13 @@ def main(argv):
   if not jax.distributed.is_initialized():  # There JAX listens, and tells all processes of the first SIGTERM.
     stop_request.listen_for_sigterm()
   try:
-    summary = experiment.run(_CONFIG.value, workdir, stop_request)
+    summary = experiment.run(prepare(_CONFIG.value), workdir, stop_request)
   except UserError as error:
     stop("metamix_jax", error)
   except Interrupted as interruption:
     print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
-  if multihost.is_first():
+  if multihost.is_lead_process():
     print(tables.format_table(summary))
     names = [named("selected_bits", _CONFIG.value, target) for target in targets(_CONFIG.value)]
     from metamix_jax.reporting import page  # pylint: disable=g-import-not-at-top  Loads matplotlib: seconds.

@@ -11,4 +11,5 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # Without Keras 3 it starts i
 from metamix_jax.data.datasets import DatasetInfo, classes_and_channels, dataset_info, open_dataset
 from metamix_jax.data.event_file import EventFile
 from metamix_jax.data.pipeline import RandomResizedCrop, Shift, evaluation_batches, train_epoch
+from metamix_jax.data.source import DataSource, open_source
 from metamix_jax.data.streaming import Reading, SkippedRecords
