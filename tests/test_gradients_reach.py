@@ -45,7 +45,8 @@ def test_gradients_reach_everything(name, bits):
 
   new_meta, _ = programs.bit_meta_step(meta, batch)
   new_arch, _ = programs.bit_search_steps(arch, meta, batch)
-  for tree, expected in ((new_meta.optimizer_state.trace, meta.trainable), (new_arch.optimizer_state.trace, arch.alpha)):
+  for tree, expected in (
+      (new_meta.optimizer_state.trace, meta.trainable), (new_arch.optimizer_state.trace, arch.alpha)):
     gradients = traverse_util.flatten_dict(tree, sep="/")
     assert gradients.keys() == traverse_util.flatten_dict(expected, sep="/").keys()
     for path, gradient in gradients.items():

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from metamix_jax.data import images as image_functions
-from tests.standin_batches import CROP, handle  # pylint: disable=unused-import  Fixtures.
+from tests.helpers.standin_batches import CROP
 
 # Crops.
 
@@ -69,8 +69,8 @@ def some_jpegs(handle, count):
       split="train", decoders={"image": tfds.decode.SkipDecoding()}).take(count)]
 
 
-def test_a_crop_is_its_window_resized(handle):
-  encoded = some_jpegs(handle, 1)[0]
+def test_a_crop_is_its_window_resized(standin_handle):
+  encoded = some_jpegs(standin_handle, 1)[0]
   whole = np.asarray(Image.open(io.BytesIO(encoded)))
   convert = image_functions.random_resized_crop(64, 3, CROP.area, CROP.aspect, 0.0)
   for number in range(5):
@@ -81,8 +81,8 @@ def test_a_crop_is_its_window_resized(handle):
     assert np.abs(pixels_of(convert, encoded, (7, number)) - expected).mean() < 1
 
 
-def test_mirrored_crops_are_mirror_images(handle):
-  encoded = some_jpegs(handle, 1)[0]
+def test_mirrored_crops_are_mirror_images(standin_handle):
+  encoded = some_jpegs(standin_handle, 1)[0]
   plain, mirrored, half = (
       image_functions.random_resized_crop(32, 3, CROP.area, CROP.aspect, p) for p in (0.0, 1.0, 0.5))
   flips = 0
@@ -93,9 +93,9 @@ def test_mirrored_crops_are_mirror_images(handle):
   assert 35 < flips < 65
 
 
-def test_evaluation_crops_equal_pillows(handle):
+def test_evaluation_crops_equal_pillows(standin_handle):
   convert = image_functions.center_crop(224, 3, 256)
-  for encoded in some_jpegs(handle, 12):
+  for encoded in some_jpegs(standin_handle, 12):
     picture = Image.open(io.BytesIO(encoded))
     width, height = picture.size
     short = min(width, height)
@@ -133,5 +133,6 @@ def test_grey_cmyk_tiny_huge_and_png_become_colour():
     whole = pixels_of(image_functions.whole_image(32, 3), encoded)
     assert np.abs(whole.astype(int) - expected).mean() <= 2, name
     for convert in (
-        image_functions.center_crop(32, 3, 36), image_functions.random_resized_crop(32, 3, CROP.area, CROP.aspect, 0.5)):
+        image_functions.center_crop(32, 3, 36),
+        image_functions.random_resized_crop(32, 3, CROP.area, CROP.aspect, 0.5)):
       assert pixels_of(convert, encoded).shape == (32, 32, 3), name

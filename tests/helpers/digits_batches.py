@@ -1,18 +1,6 @@
 """Whole epochs of the digits as lists of batches, for the tests of the input pipeline."""
 
-import pytest
-
 from metamix_jax import data
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return str(tmp_path_factory.mktemp("tfds"))
-
-
-@pytest.fixture(scope="module")
-def handle(data_dir):
-  return data.open_dataset("digits", data_dir)
 
 
 def train(handle, *, epoch=0, seed=0, max_shift=0, flip_probability=0, batch_size=64, image_size=8, first_batch=0,

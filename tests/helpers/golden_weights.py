@@ -1,13 +1,13 @@
 """Weights made from names and shapes alone, the ones behind the golden logits."""
 
 import json
-import pathlib
 import zlib
 
 import numpy as np
 
-DATA = pathlib.Path(__file__).parent / "data"
-SHAPES = json.loads((DATA / "torchvision_logits.shapes.json").read_text())
+from tests.helpers.files import GOLDEN
+
+SHAPES = json.loads((GOLDEN / "torchvision_logits.shapes.json").read_text())
 
 
 def golden_state_dict(network, seed):

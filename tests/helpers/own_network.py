@@ -1,4 +1,4 @@
-"""A network as a user writes one; test_own_network.py trains it, the README shows it."""
+"""A network as a user writes one; tests/test_own_network.py trains it, the README shows it."""
 
 from flax import linen as nn
 import jax.numpy as jnp

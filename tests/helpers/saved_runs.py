@@ -10,8 +10,7 @@ from metamix_jax import config as config_rules
 from metamix_jax.method import selection
 from metamix_jax.method.bops import gbops, uniform_bits
 from metamix_jax.training import context
-from tests.test_experiment import digits_config
-from tests.test_imagenet_config import imagenet_config
+from tests.helpers.configs import digits_config, imagenet_config
 
 ALL_PHASES = ("pretraining", "bit_selection", "meta_evaluation", "stage_a", "stage_b")
 

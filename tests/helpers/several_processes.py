@@ -1,6 +1,6 @@
-"""Three steps of each kind on some devices of some processes; test_parallel.py runs it and compares the parameters.
+"""Three steps of each kind on some devices of some processes; tests/test_several_processes.py compares the parameters.
 
-  python -m tests.several_processes PROCESS NUM_PROCESSES PORT OUTPUT.npz
+  python -m tests.helpers.several_processes PROCESS NUM_PROCESSES PORT OUTPUT.npz
 """
 
 import sys
@@ -61,7 +61,8 @@ def main(process, num_processes, port, output):
   for _ in range(3):
     meta, _ = programs.weight_step(meta, precision, next(placed))
   if process == 0:
-    trees = {"weights": meta.weights, "step_sizes": meta.step_sizes, "batch_stats": meta.batch_stats, "alpha": arch.alpha}
+    trees = {
+        "weights": meta.weights, "step_sizes": meta.step_sizes, "batch_stats": meta.batch_stats, "alpha": arch.alpha}
     np.savez(output, **traverse_util.flatten_dict(local(trees), sep=":"))
 
 

@@ -1,30 +1,16 @@
-"""A small stand-in for ImageNet, JPEG records in TFDS's format, and its batches, for the tests of the input pipeline."""
+"""A small stand-in for ImageNet, JPEG records in TFDS's format, and its batches."""
 
-import functools
-import importlib.util
 import itertools
-import pathlib
-
-import pytest
 
 from metamix_jax import data
+from tests.helpers.files import load_script
 
-ROOT = pathlib.Path(__file__).parent.parent
 CROP = data.RandomResizedCrop((0.08, 1.0), (3 / 4, 4 / 3), 0.5)
 NUM_TRAIN, NUM_VALIDATION, BATCH = 90, 21, 8
 
 
-@functools.lru_cache  # A script defines flags, which several test files of one process must not do again.
-def load_script(name):
-  spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-@pytest.fixture(scope="module")
-def handle(tmp_path_factory):
-  data_dir = tmp_path_factory.mktemp("tfds")
+def open_standin(data_dir):
+  """Writes the stand-in into a folder; returns its handle."""
   load_script("make_standin_imagenet").write(data_dir, {"train": NUM_TRAIN, "validation": NUM_VALIDATION}, 3, 25)
   return data.open_dataset("imagenet2012", str(data_dir))
 

@@ -13,7 +13,8 @@ def test_result_and_sums(shape):
   rng = np.random.default_rng(0)
   x, y = (rng.integers(-8, 8, shape).astype(np.float32) for _ in range(2))
   assert (np.prod(shape[1:]) >= MIN_IMAGE_ELEMENTS) == (shape == (3, 8, 8, 64))
-  result, (products, ones) = jax.jit(lambda x, y: map_and_sum(lambda x, y: (x + y, (x * y, jnp.ones_like(x))), x, y))(x, y)
+  sums = jax.jit(lambda x, y: map_and_sum(lambda x, y: (x + y, (x * y, jnp.ones_like(x))), x, y))
+  result, (products, ones) = sums(x, y)
   np.testing.assert_array_equal(result, x + y)
   assert float(products) == (x * y).sum() and float(ones) == x.size  # Integers: exact in any order.
 

@@ -14,9 +14,10 @@ from metamix_jax.method.bops import gbops, uniform_bits
 from metamix_jax.models import create_network
 from metamix_jax.models.pretrained import from_torchvision, variable_shapes
 from metamix_jax.nn.layers import QuantizationScheme, QuantLayer, trace_layers
-from tests.golden_weights import DATA, SHAPES, golden_state_dict
+from tests.helpers.files import GOLDEN
+from tests.helpers.golden_weights import SHAPES, golden_state_dict
 
-MACS = json.loads((DATA / "macs_224.json").read_text())
+MACS = json.loads((GOLDEN / "macs_224.json").read_text())
 WIDTHS = (2, 3, 4, 5, 6, 8)
 SCHEME = QuantizationScheme(WIDTHS, 4, 8)
 NUM_SEARCHED = {
@@ -31,7 +32,7 @@ def network_and_shapes(network):
 
 @pytest.mark.parametrize("network", sorted(SHAPES))
 def test_logits_equal_torchvision(network):
-  golden = np.load(DATA / "torchvision_logits.npz")
+  golden = np.load(GOLDEN / "torchvision_logits.npz")
   seed = int(golden["seed"])
   module, like = network_and_shapes(network)
   tree = from_torchvision(golden_state_dict(network, seed), network, like, "golden")

@@ -1,7 +1,5 @@
 """Weights from files: what is read, what is refused and how it is said."""
 
-import pathlib
-import subprocess
 import sys
 
 import jax
@@ -10,26 +8,17 @@ import pytest
 from safetensors.numpy import save_file
 
 from metamix_jax.models import pretrained
-from tests.golden_weights import golden_state_dict
+from tests.helpers.golden_weights import golden_state_dict
 
-ROOT = pathlib.Path(__file__).parent.parent
 NETWORK = "mobilenet_v3_small"
 
 
 @pytest.fixture(scope="module")
 def state_dict():
   return golden_state_dict(NETWORK, 0)
-
-
 def write(path, state_dict):
   save_file(state_dict, path)
   return path
-
-
-def run_script(*arguments):
-  return subprocess.run(
-      [sys.executable, ROOT / "scripts" / "import_torchvision.py", *map(str, arguments)], capture_output=True,
-      text=True, cwd=ROOT, check=False)
 
 
 def test_every_number_arrives_once(state_dict, tmp_path):
@@ -40,19 +29,6 @@ def test_every_number_arrives_once(state_dict, tmp_path):
   np.testing.assert_array_equal(
       tree["weights"]["block_00"]["depthwise"]["kernel"][0, 2, 0],
       state_dict["features.1.block.0.0.weight"][:, 0, 0, 2])
-
-
-def test_script_folder_and_file_load_the_same(state_dict, tmp_path):
-  file = write(tmp_path / "w.safetensors", state_dict)
-  result = run_script(NETWORK, file, tmp_path / "imported")
-  assert result.returncode == 0, result.stderr
-  assert result.stdout == f"{tmp_path}/imported: mobilenet_v3_small, 210 arrays, 2,554,968 numbers.\n"
-  like = pretrained.convert_file(file, NETWORK)
-  from_folder = pretrained.load(str(tmp_path / "imported"), NETWORK, like)
-  jax.tree.map(np.testing.assert_array_equal, from_folder, pretrained.load(str(file), NETWORK, like))
-  again = run_script(NETWORK, file, tmp_path / "imported")
-  assert (again.returncode, again.stdout) == (2, "")
-  assert again.stderr == f"import_torchvision: {tmp_path}/imported exists already; choose another folder.\n"
 
 
 def test_number_of_classes_comes_from_the_file(state_dict, tmp_path):

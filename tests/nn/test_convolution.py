@@ -49,7 +49,8 @@ def test_groups():
 def test_bfloat16_keeps_its_type():
   case = operands((8, 8), (3, 3), dtype=jnp.bfloat16)
   y, pull_back = jax.vjp(lambda x, kernel: convolve(x, kernel, 2), *case)
-  y_exact, pull_back_exact = jax.vjp(lambda x, kernel: xla(x, kernel, 2), *(array.astype(jnp.float32) for array in case))
+  exact_case = (array.astype(jnp.float32) for array in case)
+  y_exact, pull_back_exact = jax.vjp(lambda x, kernel: xla(x, kernel, 2), *exact_case)
   dy = jax.random.normal(jax.random.key(0), y.shape, jnp.bfloat16)
   exact = (y_exact, *pull_back_exact(dy.astype(jnp.float32)))
   for ours, reference in zip((y, *pull_back(dy)), exact, strict=True):
@@ -68,7 +69,7 @@ def test_under_pmap():
 
 
 def test_in_a_loop_every_convolution_has_the_form_of_the_library():
-  """Why the module exists: XLA's own gradients have other forms there, and the last line shows that this test sees it."""
+  """XLA's own gradients have other forms there, which is why the module exists; the last line shows that this test sees it."""
   x, kernel = operands((7, 6), (3, 3))
   batches = jnp.stack([x, 2 * x, x + 1, -x])
 

@@ -13,8 +13,8 @@ import pytest
 from metamix_jax.method.bops import gbops
 from metamix_jax.reporting import figures, saved_run
 from metamix_jax.reporting import page as report_page
-from tests.saved_runs import large_config, small_config, write_run
-from tests.test_experiment import ROOT
+from tests.helpers.files import ROOT
+from tests.helpers.saved_runs import large_config, small_config, write_run
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_page_of_a_finished_run_of_several_budgets(large):
     row = f"<td>selected bits</td><td>{point['target_gbops']:g}</td><td>{point['selected_gbops']:.6g}</td>"
     assert row in page
   assert "<td>71.70</td><td>73.60</td><td>73.30</td>" in page
-  # MobileNetV3-Large at 4 bits: tests/data/macs_224.json.
+  # MobileNetV3-Large at 4 bits: tests/golden/macs_224.json.
   assert "<td>all searched layers at 4 bits</td><td>–</td><td>3.78699</td>" in page
   assert page.count("<td>depthwise</td>") == 15
 

@@ -13,10 +13,9 @@ from metamix_jax import config as config_rules
 from metamix_jax.records import interruption
 from metamix_jax.records.interruption import EXIT_INTERRUPTED
 from metamix_jax.reporting import sweep
-from metamix_jax.training import loop
-from tests.test_experiment import ROOT, data_dir  # pylint: disable=unused-import  The fixture.
-from tests.test_interruption import StopAfter
-from tests.tiny_sweep import get_config
+from tests.helpers.files import ROOT
+from tests.helpers.interrupted_runs import StopAfter
+from tests.helpers.tiny_sweep import get_config
 
 RUNS = ["arch.target_gbops=0.0008,seed=0", "arch.target_gbops=0.0008,seed=1", "arch.target_gbops=0.001,seed=0",
         "arch.target_gbops=0.001,seed=1"]
@@ -159,7 +158,7 @@ def test_a_wrong_sweep_is_one_sentence(tiny, tmp_path, part, value, sentence):
 def start(workdir, data_dir, *flags):
   """The command in a process of its own, one device; its output is in .stdout."""
   return subprocess.Popen(
-      [sys.executable, "scripts/sweep.py", "--config=tests/tiny_sweep.py", f"--workdir={workdir}",
+      [sys.executable, "scripts/sweep.py", "--config=tests/helpers/tiny_sweep.py", f"--workdir={workdir}",
        f"--config.fixed.data.data_dir={data_dir}", *flags],
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
       env=os.environ | {"PYTHONUNBUFFERED": "1", "XLA_FLAGS": ""})

@@ -7,7 +7,6 @@ import numpy as np
 import optax
 import pytest
 
-from metamix_jax.method.bops import gbops, uniform_bits
 from metamix_jax.method.precision import uniform_precision
 from metamix_jax.models import create_network
 from metamix_jax.nn.layers import QuantizationScheme, trace_layers
@@ -121,20 +120,6 @@ def test_each_leaf_has_one_label_and_a_stranger_is_an_error(states):
   assert count == {"conv_kernel": layers - 1, "other_weight": 2 * (layers - 1) + 2, "step_size": 2 * layers}
   with pytest.raises(ValueError, match="weights/stem/gamma has no optimiser"):
     optimizers.weight_labels({"weights": {"stem": {"gamma": jnp.zeros(3)}}, "step_sizes": {}})
-
-
-def test_macs_and_uniform_costs_of_mobilenet_v2():
-  import json
-  import pathlib
-  golden = json.loads((pathlib.Path(__file__).parent / "data" / "macs_224.json").read_text())["mobilenet_v2"]
-  widths = (2, 3, 4, 5, 6, 8)
-  layers = trace_layers(create_network("mobilenet_v2", 1000, QuantizationScheme(widths, 4, 8), {}), (224, 224, 3))
-  assert [layer.macs for layer in layers] == list(golden["layers"].values())
-  assert sum(layer.macs for layer in layers) == 300774272
-  assert sum(layer.searched for layer in layers) == 51
-  for index, width in enumerate(widths):
-    expected = golden["gbops_first_last_8bit_rest_w4"][f"a{width}"]
-    assert abs(gbops(layers, uniform_bits(layers, index)) - expected) < 1e-9
 
 
 @pytest.mark.parametrize("depthwise", ["shifted", pytest.param("native", marks=pytest.mark.slow)])
