@@ -69,7 +69,7 @@ def test_under_pmap():
 
 
 def test_in_a_loop_every_convolution_has_the_form_of_the_library():
-  """XLA's own gradients have other forms there, which is why the module exists; the last line shows that this test sees it."""
+  """XLA's own gradients have other forms there: why the module exists. The last line shows that this test sees it."""
   x, kernel = operands((7, 6), (3, 3))
   batches = jnp.stack([x, 2 * x, x + 1, -x])
 

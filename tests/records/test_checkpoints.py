@@ -53,7 +53,8 @@ def test_a_full_disk(data_dir, tmp_path):
   output, _ = process.communicate()
   assert process.returncode == 2, output
   failed = re.search(r"metamix_jax: pretraining, step (\d+): the (?:checkpoint|metrics) cannot be written to \S+ "
-                     r"\(File too large\); what was saved before is whole, and the same command continues from there\.", output)
+                     r"\(File too large\); what was saved before is whole, and the same command continues from "
+                     r"there\.", output)
   process = start(tmp_path, data_dir, 1)
   for line in process.stdout:
     continued = re.match(r"pretraining: continued after step (\d+)", line)
