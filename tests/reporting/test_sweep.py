@@ -82,7 +82,7 @@ def test_a_sweep_that_was_interrupted_ends_with_the_same_results(tiny, tmp_path)
   assert lines == [f"sweep: run 4 of 4, {RUNS[3]}"]
 
   assert (workdir / "results.csv").read_text() == (whole / "results.csv").read_text()
-  rows = list(csv.DictReader((whole / "results.csv").open()))
+  rows = list(csv.DictReader((whole / "results.csv").read_text().splitlines()))
   assert [(row["arch.target_gbops"], row["seed"], row["full_precision_top1"]) for row in rows] == [
       ("0.0008", "0", "93"), ("0.0008", "1", "93"), ("0.001", "0", "93"), ("0.001", "1", "93")]
   assert list(rows[0]) == ["arch.target_gbops", "seed", *sweep.RUN_COLUMNS, *sweep.BUDGET_COLUMNS]
@@ -108,7 +108,7 @@ def test_several_budgets_are_several_rows(tiny, tmp_path):
   with tiny.unlocked():
     tiny.grid.arch.target_gbops = ((0.0008, 0.001),)
   execute(sweep.plan(tiny, tmp_path), tmp_path, invent)
-  rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+  rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
   assert [(row["seed"], row["target_gbops"], row["selected_top1"], row["final_top1"]) for row in rows] == [
       ("0", "0.0008", "90", ""), ("0", "0.001", "90", ""), ("1", "0.0008", "91", ""), ("1", "0.001", "91", "")]
   numbers = [{name: float(row[name]) if row[name] else None for name in sweep.BUDGET_COLUMNS} for row in rows]
