@@ -39,8 +39,8 @@ def test_gradients_reach_everything(name, bits):
   meta = jax.device_get(meta.with_optimizer(optimizer))
   weight_labels(meta.trainable)  # Raises for a leaf without an optimiser.
   arch = create_arch_states(
-      network, optimizer, seed=0, deviation=1e-3, targets_gbops=(sum(l.macs for l in network.layers) * 16 / 1e9,),
-      relative_penalty_weight=1e-3 * sum(l.macs for l in network.layers) * 16 / 1e9)
+      network, optimizer, seed=0, deviation=1e-3, targets_gbops=(sum(layer.macs for layer in network.layers) * 16 / 1e9,),
+      relative_penalty_weight=1e-3 * sum(layer.macs for layer in network.layers) * 16 / 1e9)
   arch = jax.device_get(arch)
 
   new_meta, _ = programs.bit_meta_step(meta, batch)
