@@ -38,9 +38,9 @@ def test_gradients_reach_everything(name, bits):
   meta = meta.with_activation_step_sizes(programs.calibration_step(meta, batch)).with_weight_step_sizes()
   meta = jax.device_get(meta.with_optimizer(optimizer))
   weight_labels(meta.trainable)  # Raises for a leaf without an optimiser.
+  target = sum(layer.macs for layer in network.layers) * 16 / 1e9
   arch = create_arch_states(
-      network, optimizer, seed=0, deviation=1e-3, targets_gbops=(sum(layer.macs for layer in network.layers) * 16 / 1e9,),
-      relative_penalty_weight=1e-3 * sum(layer.macs for layer in network.layers) * 16 / 1e9)
+      network, optimizer, seed=0, deviation=1e-3, targets_gbops=(target,), relative_penalty_weight=1e-3 * target)
   arch = jax.device_get(arch)
 
   new_meta, _ = programs.bit_meta_step(meta, batch)
