@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing and runs the tests but the slow ones and those that need PyTorch. Arguments go to pytest and win:
-# scripts/test.sh -m slow, scripts/test.sh tests/data/test_pipeline.py -k epoch.
+# scripts/test.sh -m slow, scripts/test.sh tests/test_data.py -k epoch.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/install.sh
