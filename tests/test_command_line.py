@@ -17,7 +17,8 @@ def test_stop_prints_one_sentence_and_ends_with_status_2(capsys):
 
 
 @pytest.mark.parametrize("flag, words", [
-    ("--confg=x", "confg"), ("--config=nowhere.py", "nowhere.py"), ("--config=configs/imagenet.py:resnet19", "resnet19")])
+    ("--confg=x", "confg"), ("--config=nowhere.py", "nowhere.py"),
+    ("--config=configs/imagenet.py:resnet19", "resnet19")])
 def test_wrong_flags_of_a_script_are_one_sentence(flag, words):
   result = subprocess.run(
       [sys.executable, "scripts/bops.py", flag], capture_output=True, text=True, cwd=ROOT, check=False)
