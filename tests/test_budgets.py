@@ -12,7 +12,7 @@ from metamix_jax.records.names import named, targets, trained_targets
 from metamix_jax.training import context, loop, parallel, phases
 from metamix_jax.training.optimizers import arch_optimizer
 from metamix_jax.training.state import create_arch_states
-from tests.test_experiment import data_dir, tiny_config  # pylint: disable=unused-import  The fixture.
+from tests.helpers.configs import tiny_config
 
 TARGETS = (0.0006, 0.0008, 0.001)
 

@@ -1,45 +1,15 @@
-"""Whole runs on digits with a tiny network, and the sentences for bad input."""
+"""Whole runs on digits with a tiny network."""
 
-import importlib.util
 import json
 import logging
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from metamix_jax import experiment
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def digits_config():
-  spec = importlib.util.spec_from_file_location("digits", ROOT / "configs" / "digits.py")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config()
-
-
-def tiny_config(data_dir):
-  config = digits_config()
-  config.data.data_dir = str(data_dir)
-  config.data.image_size = 8
-  config.batch_size, config.evaluation_batch_size, config.reestimation_batches = 256, 128, 2
-  with config.network.options.unlocked():
-    config.network.options.update(stem_channels=8, blocks=((1, 8, 1, 1), (2, 8, 1, 2)), last_channels=16)
-  config.arch.target_gbops = 0.0008
-  config.pretraining.epochs = config.stage_a.epochs = config.stage_b.epochs = 1
-  config.bit_selection.epochs, config.bit_selection.meta_only_epochs = 2, 1
-  return config
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp("tfds")
+from tests.helpers.configs import tiny_config
+from tests.helpers.interrupted_runs import parameters
 
 
 class CompilationCounter(logging.Handler):
@@ -65,11 +35,6 @@ def finished_run(data_dir, tmp_path_factory):
     summary = experiment.run(tiny_config(data_dir), workdir)
   logger.removeHandler(counter)
   return workdir, summary, counter.counts
-
-
-def parameters(workdir, phase="stage_b"):
-  with ocp.StandardCheckpointer() as checkpointer:
-    return checkpointer.restore(workdir / "checkpoints" / phase)
 
 
 def test_summary_has_every_figure(finished_run):
@@ -159,44 +124,6 @@ def test_bits_from_skips_the_search(finished_run, data_dir, tmp_path):
   assert "activation_stability" not in summary
 
 
-@pytest.mark.parametrize("field, value, sentence", [
-    ("quantization.candidate_bits", (4, 3, 8), r"candidate_bits is \(4, 3, 8\); it must be at least two different"),
-    ("quantization.candidate_bits", (3, 3, 8), "ascending order"),
-    ("quantization.candidate_bits", (1, 4, 8), "integers from 2 to 8"),
-    ("quantization.candidate_bits", (3, 4, 9), "integers from 2 to 8"),
-    ("arch.target_gbops", 5.0, r"target_gbops is 5; this network reaches 0\.\d+ to 0\.\d+ GBOPs"),
-    ("arch.target_gbops", (0.0008, 5.0), r"target_gbops is 5; this network reaches"),
-    ("arch.target_gbops", (0.0008, 0.0008), r"target_gbops is \(0.0008, 0.0008\); it must be a number above 0, or a"),
-    ("arch.target_gbops", (0.0008, 0.00080000001), "differ in their first six digits"),
-    ("arch.target_gbops", (0.0009, 0.0008), "in ascending order"),
-    ("arch.target_gbops", (), "a number above 0, or a tuple"),
-    ("arch.target_gbops", "0.1", "a number above 0, or a tuple"),
-    ("arch.train_targets", (0.0009,), "train_targets names 0.0009; allowed are the .*target_gbops, 0.0008"),
-    ("arch.train_targets", 0.0008, "a tuple of targets from arch.target_gbops, or None for all"),
-    ("batch_size", 1_000_000, "batch_size is 1000000; the training split has only 1347 images"),
-    ("data.name", "no_such_set", "no_such_set"),
-    ("network.name", "no_such_net", "allowed are mobilenet_v2"),
-    ("bits_from", "/nowhere/bits.json", "bits_from=/nowhere/bits.json cannot be read"),
-    ("bit_selection.meta_only_epochs", 2, "must be below"),
-])
-def test_bad_value_is_one_sentence_before_compilation(field, value, sentence, data_dir):
-  config = tiny_config(data_dir)
-  with config.ignore_type():
-    config.update_from_flattened_dict({field: value})
-  with pytest.raises(ValueError, match=sentence) as caught:
-    experiment.prepare(config)
-  assert "\n" not in str(caught.value)
-
-
-def test_batch_size_that_devices_do_not_divide(data_dir):
-  config = tiny_config(data_dir)
-  devices = jax.local_device_count()
-  assert devices > 1  # conftest.py fakes them.
-  config.batch_size = devices + 1
-  with pytest.raises(ValueError, match=f"which {devices} devices do not divide; allowed are multiples"):
-    experiment.prepare(config)
-
-
 def test_damaged_bits_file(finished_run, data_dir, tmp_path):
   good = json.loads((finished_run[0] / "selected_bits.json").read_text())["selected"]
   config = tiny_config(data_dir)
@@ -209,12 +136,3 @@ def test_damaged_bits_file(finished_run, data_dir, tmp_path):
     (tmp_path / "bits.json").write_text(content)
     with pytest.raises(ValueError, match=sentence):
       experiment.prepare(config)
-
-
-def test_unknown_field_on_the_command_line(tmp_path):
-  result = subprocess.run(
-      [sys.executable, "-m", "metamix_jax.main", f"--config={ROOT}/configs/digits.py", f"--workdir={tmp_path}/run",
-       "--config.arch.target_gbop=1"], capture_output=True, text=True, cwd=ROOT, check=False)
-  assert result.returncode == 2
-  assert "target_gbop" in result.stderr and "Traceback" not in result.stderr
-  assert not (tmp_path / "run").exists()

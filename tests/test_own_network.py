@@ -1,15 +1,14 @@
 """A network of the user's own through all phases, with nothing registered anywhere."""
 
 from flax import linen as nn
-import jax.numpy as jnp
 import pytest
 
 from metamix_jax import experiment
 from metamix_jax.nn.batch_norm import check_batch_norm
 from metamix_jax.nn.layers import QuantizationScheme
 from metamix_jax.training.steps import AXIS
-from tests.own_network import PlainNetwork
-from tests.test_experiment import data_dir, tiny_config  # pylint: disable=unused-import  The fixture.
+from tests.helpers.configs import tiny_config
+from tests.helpers.own_network import PlainNetwork
 
 
 class OtherBatchNorm(nn.Module):
@@ -21,7 +20,7 @@ class OtherBatchNorm(nn.Module):
 
 def test_own_network_goes_through_all_phases(data_dir, tmp_path):
   config = tiny_config(data_dir)
-  config.network.name = "tests.own_network:PlainNetwork"
+  config.network.name = "tests.helpers.own_network:PlainNetwork"
   with config.network.unlocked():
     config.network.options = {"features": (8, 8, 16)}
   # MACs on 8 x 8 images: 8*8*8*9, 4*4*8*8*9, 2*2*8*8*9, 1*1*16*8*9, 16*10.
