@@ -15,7 +15,8 @@ if TYPE_CHECKING:
   from metamix_jax.method.selection import most_probable_bits, select_within_target
   from metamix_jax.models.network import Network
   from metamix_jax.nn.batch_norm import BatchNorm
-  from metamix_jax.nn.layers import LSQ, Placement, QuantConv, QuantDense, QuantizationScheme, Quantizer
+  from metamix_jax.nn.layers import QuantConv, QuantDense
+  from metamix_jax.nn.scheme import LSQ, Placement, QuantizationScheme, Quantizer
   from metamix_jax.nn.tracing import trace_layers
   from metamix_jax.training.context import TrainingContext, prepare
   from metamix_jax.training.parallel import make_programs
@@ -37,7 +38,8 @@ _MODULES = {
     "method.selection": ("most_probable_bits", "select_within_target"),
     "models.network": ("Network",),
     "nn.batch_norm": ("BatchNorm",),
-    "nn.layers": ("LSQ", "Placement", "QuantConv", "QuantDense", "QuantizationScheme", "Quantizer"),
+    "nn.layers": ("QuantConv", "QuantDense"),
+    "nn.scheme": ("LSQ", "Placement", "QuantizationScheme", "Quantizer"),
     "nn.tracing": ("trace_layers",),
     "training.context": ("TrainingContext", "prepare"),
     "training.parallel": ("make_programs",),

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from metamix_jax.models import create_network
-from metamix_jax.nn.layers import QuantizationScheme, trace_layers
+from metamix_jax.nn.scheme import Placement, QuantizationScheme
+from metamix_jax.nn.tracing import trace_layers
 from metamix_jax.training import parallel
 from metamix_jax.training.optimizers import weight_labels
 from metamix_jax.training.state import Network, create_arch_states, create_meta_state
@@ -26,7 +27,7 @@ QUICK = (("resnet18", (3, 8)),)  # The others take a minute or more each.
 def test_gradients_reach_everything(name, bits):
   """The first momentum is the gradient itself: it must be finite everywhere and not zero in any array."""
   programs = parallel.make_programs(jax.devices()[:1])
-  module = create_network(name, CLASSES, QuantizationScheme(bits, 4, 8, AXIS), {})
+  module = create_network(name, CLASSES, QuantizationScheme(bits, 4, 8, Placement(AXIS)), {})
   network = Network(module, trace_layers(module, SHAPE), (0.5,) * 3, (0.25,) * 3, 1e-6)
   rng = np.random.default_rng(0)
   batch = parallel.split_batch({

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 
 from metamix_jax.models import create_network
-from metamix_jax.nn.layers import QuantizationScheme, trace_layers
+from metamix_jax.nn.scheme import Placement, QuantizationScheme
+from metamix_jax.nn.tracing import trace_layers
 from metamix_jax.training import parallel
 from metamix_jax.training.state import Network, create_arch_states, create_meta_state
 from metamix_jax.training.steps import AXIS
@@ -39,10 +40,11 @@ def gradients(network, batch):
 
 
 def test_gradients_agree_with_autodiff_and_native_convolutions():
-  module = create_network("mobilenet_v2", CLASSES, QuantizationScheme((3, 4, 8), 4, 8, AXIS), V2)
+  module = create_network("mobilenet_v2", CLASSES, QuantizationScheme((3, 4, 8), 4, 8, Placement(AXIS)), V2)
   network = Network(module, trace_layers(module, SHAPE), (0.5,) * 3, (0.25,) * 3, 1e-6)
   quantizer = load_script("benchmarks/plain_quantizers").PLAIN
-  scheme = dataclasses.replace(module.scheme, quantizer=quantizer, depthwise="native")
+  scheme = dataclasses.replace(
+      module.scheme, quantizer=quantizer, placement=Placement(AXIS, depthwise="native"))
   plain = dataclasses.replace(network, module=module.clone(scheme=scheme))
   batch = parallel.split_batch(load_script("benchmarks/synthetic").create_batch(BATCH, SHAPE, CLASSES, DATA_SEED), 1)
   ours, theirs = gradients(network, batch), gradients(plain, batch)

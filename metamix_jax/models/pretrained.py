@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from metamix_jax.errors import UserError
 from metamix_jax.models import create_network
-from metamix_jax.nn.layers import QuantizationScheme
+from metamix_jax.nn.scheme import QuantizationScheme
 
 Tree = Any
 

@@ -17,7 +17,8 @@ from metamix_jax.method.bops import attainable_range
 from metamix_jax.models import create_network, pretrained
 from metamix_jax.models.network import Network
 from metamix_jax.nn.batch_norm import check_batch_norm
-from metamix_jax.nn.layers import LSQ, QuantizationScheme, Quantizer, trace_layers
+from metamix_jax.nn.scheme import LSQ, Placement, QuantizationScheme, Quantizer
+from metamix_jax.nn.tracing import trace_layers
 from metamix_jax.records import names, selected_bits
 from metamix_jax.training import parallel
 from metamix_jax.training.optimizers import arch_optimizer, weight_optimizer
@@ -140,9 +141,8 @@ def networks_without_data(config: ml_collections.ConfigDict) -> tuple[Network, N
 
 def _quantization_scheme(config, quantizer=LSQ):
   section = config.quantization
-  return QuantizationScheme(
-      section.candidate_bits, section.weight_bits, section.fixed_bits, axis_name=AXIS, depthwise=section.depthwise,
-      synchronized_batch_norm=config.network.synchronized_batch_norm, quantizer=quantizer)
+  placement = Placement(AXIS, config.network.synchronized_batch_norm, section.depthwise)
+  return QuantizationScheme(section.candidate_bits, section.weight_bits, section.fixed_bits, placement, quantizer)
 
 
 def _check_networks(config):

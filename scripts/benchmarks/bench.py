@@ -88,7 +88,9 @@ def main(argv):
 
 def with_plain_quantizers(network):
   """The same network with automatic differentiation through its quantisers and XLA's own convolutions."""
-  scheme = dataclasses.replace(network.module.scheme, quantizer=PLAIN, depthwise="native")
+  scheme = network.module.scheme
+  scheme = dataclasses.replace(
+      scheme, quantizer=PLAIN, placement=dataclasses.replace(scheme.placement, depthwise="native"))
   return dataclasses.replace(network, module=network.module.clone(scheme=scheme))
 
 

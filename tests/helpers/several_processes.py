@@ -12,7 +12,8 @@ import optax
 
 from metamix_jax.method.precision import assigned_precision
 from metamix_jax.models import create_network
-from metamix_jax.nn.layers import QuantizationScheme, trace_layers
+from metamix_jax.nn.scheme import Placement, QuantizationScheme
+from metamix_jax.nn.tracing import trace_layers
 from metamix_jax.training import parallel
 from metamix_jax.training.state import Network, create_arch_states, create_meta_state
 
@@ -28,7 +29,7 @@ def main(process, num_processes, port, output):
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes, process)
   programs = parallel.make_programs()
   options = {"stem_stride": 1, "stem_channels": 8, "blocks": ((1, 8, 1, 1), (2, 8, 1, 2)), "last_channels": 16}
-  module = create_network("mobilenet_v2", CLASSES, QuantizationScheme((3, 4, 8), 4, 8, "batch"), options)
+  module = create_network("mobilenet_v2", CLASSES, QuantizationScheme((3, 4, 8), 4, 8, Placement("batch")), options)
   network = Network(module, trace_layers(module, SHAPE), (0.5,), (0.3,), 1e-6)
   optimizer = optax.sgd(1e-2)
   meta = create_meta_state(network, optimizer, SHAPE, seed=0)

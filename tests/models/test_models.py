@@ -13,7 +13,9 @@ import pytest
 from metamix_jax.method.bops import gbops, uniform_bits
 from metamix_jax.models import create_network
 from metamix_jax.models.pretrained import from_torchvision, variable_shapes
-from metamix_jax.nn.layers import QuantizationScheme, QuantLayer, trace_layers
+from metamix_jax.nn.layers import QuantLayer
+from metamix_jax.nn.scheme import QuantizationScheme
+from metamix_jax.nn.tracing import trace_layers
 from tests.helpers.files import GOLDEN
 from tests.helpers.golden_weights import SHAPES, golden_state_dict
 

@@ -7,14 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metamix_jax.nn.depthwise import depthwise_conv
+from metamix_jax.nn.convolution import convolve
+from metamix_jax.nn.depthwise import shifted_depthwise
 
 # Odd and even, square and not, smaller than the kernel.
 SIZES = ((1, 2), (7, 7), (8, 5), (14, 14))
 
 
+def depthwise(x, kernel, stride, implementation):
+  return convolve(x, kernel, stride, x.shape[-1], implementation)
+
+
 def value_and_gradients(implementation, stride, x, kernel, dy_seed=0):
-  y, pull_back = jax.vjp(lambda x, kernel: depthwise_conv(x, kernel, stride, implementation), x, kernel)
+  y, pull_back = jax.vjp(lambda x, kernel: depthwise(x, kernel, stride, implementation), x, kernel)
   dy = jax.random.normal(jax.random.key(dy_seed), y.shape, jnp.float32).astype(y.dtype)
   return y, *pull_back(dy)
 
@@ -61,6 +66,11 @@ def test_under_vmap_and_pmap():
 
 def test_auto_is_shifted_on_cpu():
   x, kernel = operands((8, 8), 3)
-  auto = jax.make_jaxpr(lambda x: depthwise_conv(x, kernel, 1, "auto"))(x)
-  assert str(auto) == str(jax.make_jaxpr(lambda x: depthwise_conv(x, kernel, 1, "shifted"))(x))
-  assert "conv_general_dilated" in str(jax.make_jaxpr(lambda x: depthwise_conv(x, kernel, 1, "native"))(x))
+  auto = jax.make_jaxpr(lambda x: depthwise(x, kernel, 1, "auto"))(x)
+  assert str(auto) == str(jax.make_jaxpr(lambda x: shifted_depthwise(x, kernel, 1))(x))
+  assert "conv_general_dilated" in str(jax.make_jaxpr(lambda x: depthwise(x, kernel, 1, "native"))(x))
+
+
+def test_an_unknown_implementation_is_an_error():
+  with pytest.raises(ValueError, match="depthwise is 'fast'; allowed are auto, shifted, native"):
+    depthwise(*operands((8, 8), 3), 1, "fast")

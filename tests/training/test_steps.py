@@ -9,7 +9,8 @@ import pytest
 
 from metamix_jax.method.precision import uniform_precision
 from metamix_jax.models import create_network
-from metamix_jax.nn.layers import QuantizationScheme, trace_layers
+from metamix_jax.nn.scheme import Placement, QuantizationScheme
+from metamix_jax.nn.tracing import trace_layers
 from metamix_jax.training import optimizers, parallel
 from metamix_jax.training.state import Network, create_arch_states, create_meta_state
 
@@ -34,7 +35,7 @@ def batch():
 @pytest.fixture(scope="module")
 def states(programs, batch):
   """A meta-state whose updates ARE its gradients (SGD, rate 1), and one architecture state, stacked."""
-  scheme = QuantizationScheme((3, 4, 8), 4, 8, "batch")
+  scheme = QuantizationScheme((3, 4, 8), 4, 8, Placement("batch"))
   options = {"stem_stride": 1, "stem_channels": 8, "blocks": ((1, 8, 1, 1), (2, 8, 1, 2)), "last_channels": 16}
   module = create_network("mobilenet_v2", 4, scheme, options)
   network = Network(module, trace_layers(module, SHAPE), (0.5,), (0.3,), 1e-6)
@@ -127,7 +128,7 @@ def test_bfloat16_keeps_states_float32(programs, batch, depthwise):
   """bfloat16 has 8 bits of mantissa: losses agree to a few of its units, gradients point the same way."""
   results = {}
   for dtype in ("float32", "bfloat16"):
-    scheme = QuantizationScheme((4, 6, 8), 4, 8, "batch", depthwise)
+    scheme = QuantizationScheme((4, 6, 8), 4, 8, Placement("batch", depthwise=depthwise))
     options = {"stem_stride": 1, "stem_channels": 8, "last_channels": 16, "blocks": (
         (3, 16, 16, True, "relu", 1), (5, 32, 24, True, "hard_swish", 2))}
     module = create_network("mobilenet_v3_small", 4, scheme, options)
