@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 import dataclasses
 import logging
-import os
 import re
 
 import numpy as np
 import tensorflow as tf
 
+from metamix_jax.cores import available_cores
 from metamix_jax.errors import UserError
 
 logger = logging.getLogger("metamix_jax")
@@ -75,7 +75,7 @@ def decoded_batches(
     UserError: a record cannot be decoded and none may be skipped (the sentence names it), or a file cannot be read.
   """
   # A fixed number: tf.data's tuner takes the first minutes to find it.
-  at_once = reading.num_threads or len(os.sched_getaffinity(0))
+  at_once = reading.num_threads or available_cores()
   skipped = reading.skipped
 
   def to_pixels(number, record):

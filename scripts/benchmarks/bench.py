@@ -14,7 +14,6 @@ machines are noisy, ratios less so. On CPUs: source scripts/cpu_environment.sh f
 
 import dataclasses
 import json
-import os
 import pathlib
 import statistics
 import time
@@ -29,6 +28,7 @@ import synthetic
 import torch_step
 
 from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.cores import available_cores
 from metamix_jax.errors import UserError
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.records.names import targets
@@ -75,7 +75,7 @@ def main(argv):
       "network": config.network.name, "image_size": config.data.image_size, "batch_size": config.batch_size,
       "candidate_bits": list(config.quantization.candidate_bits), "compute_dtype": config.compute_dtype,
       "teacher": config.teacher.name, "device": jax.devices()[0].device_kind, "num_devices": jax.device_count(),
-      "cores": len(os.sched_getaffinity(0)), "matrix_multiply_gflops": peak, "jax": jax.__version__}
+      "cores": available_cores(), "matrix_multiply_gflops": peak, "jax": jax.__version__}
   print(", ".join(f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()))
   print("\n| step | ms | images/s | in F | to its floor | in PyTorch F | compile [s] | temporaries [MB] | GFLOP | "
         "of the matrix-multiply rate |")

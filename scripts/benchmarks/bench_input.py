@@ -13,7 +13,6 @@ All use the cores that the process may run on; `taskset -c 0,1 python scripts/be
 """
 
 import functools
-import os
 import pathlib
 import statistics
 import tempfile
@@ -26,6 +25,7 @@ import tensorflow_datasets as tfds  # pylint: disable=wrong-import-order
 
 from metamix_jax import data
 from metamix_jax.command_line import stop
+from metamix_jax.cores import available_cores
 from metamix_jax.data import images as image_functions
 from metamix_jax.data.datasets import records
 
@@ -70,7 +70,7 @@ def main(argv):
       rate = sum(counts) / (time.perf_counter() - start)
       if number:  # The first round fills caches.
         rates[name].append(rate)
-  cores = len(os.sched_getaffinity(0))
+  cores = available_cores()
   medians = {name: statistics.median(values) for name, values in rates.items()}
   print(f"{cores} cores, {_SIZE.value} x {_SIZE.value}, batch {_BATCH.value}, {split}, {_ROUNDS.value} rounds\n")
   print("| | images/s | images/s a core | pipeline / this | lowest to highest |")
@@ -104,7 +104,7 @@ def run_decode_only(handle, split, epoch):
     window = image_functions.crop_window(shape[0], shape[1], CROP.area, CROP.aspect, draws)
     return tf.shape(tf.image.decode_and_crop_jpeg(record["image"], window, channels=3, dct_method="INTEGER_ACCURATE"))
 
-  dataset = records(handle, split).enumerate().map(decode, len(os.sched_getaffinity(0)), deterministic=True)
+  dataset = records(handle, split).enumerate().map(decode, available_cores(), deterministic=True)
   return (len(shapes) for shapes in dataset.batch(_BATCH.value).prefetch(2))
 
 
@@ -142,7 +142,7 @@ def pil_run(handle, split, folder):
       return transform(Image.open(files[index]).convert("RGB"))
 
   loader = torch.utils.data.DataLoader(
-      Pictures(), _BATCH.value, shuffle=True, num_workers=len(os.sched_getaffinity(0)), persistent_workers=True)
+      Pictures(), _BATCH.value, shuffle=True, num_workers=available_cores(), persistent_workers=True)
   return lambda epoch: (len(batch) for batch in loader)
 
 
