@@ -64,9 +64,7 @@ class TrainingContext:
 
   def optimizer(self, learning_rate):
     """The weight-side optimiser of this config."""
-    return weight_optimizer(
-        learning_rate, conv_l2=self.config.optimizer.conv_l2,
-        max_gradient_norm=self.config.optimizer.max_gradient_norm)
+    return weight_optimizer(learning_rate, **self.config.optimizer)
 
 
 def prepare(config: ml_collections.ConfigDict) -> TrainingContext:
@@ -85,7 +83,7 @@ def prepare(config: ml_collections.ConfigDict) -> TrainingContext:
   info = data.dataset_info(
       dataset, train_split=config.data.train_split, evaluation_split=config.data.evaluation_split)
   config_rules.check_batch_size("batch_size", config.batch_size, jax.device_count(), info.num_train)
-  for name in ("mean", "deviation"):
+  for name in ("mean", "std"):
     if len(config.data[name]) != info.channels:
       raise UserError(f"config.data.{name} is {config.data[name]}; the images have {info.channels} channels.")
   image_shape = (config.data.image_size, config.data.image_size, info.channels)
@@ -136,7 +134,7 @@ def build_networks(
   module = create_network(config.network.name, num_classes, scheme, config.network.options.to_dict())
   layers = trace_layers(module, (config.data.image_size, config.data.image_size, channels))
   network = Network(
-      module, layers, config.data.mean, config.data.deviation, config.quantization.step_size_floor,
+      module, layers, config.data.mean, config.data.std, config.quantization.step_size_floor,
       config.compute_dtype)
   if config.teacher.name in (STUDENT, LABELS):
     return network, None

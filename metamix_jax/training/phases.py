@@ -25,10 +25,11 @@ def create_student(context: TrainingContext) -> MetaState:
 def create_architectures(context: TrainingContext) -> ArchState:
   """alpha of each budget at its start, stacked, with a learning rate that falls to its end."""
   arch = context.config.arch
+  optimizer = arch_optimizer(
+      _alpha_learning_rate(context), beta1=arch.beta1, beta2=arch.beta2, epsilon=arch.epsilon, l2=arch.l2)
   return create_arch_states(
-      context.network, arch_optimizer(_alpha_learning_rate(context), arch.beta1, arch.beta2, arch.l2), seed=context.config.seed,
-      deviation=arch.initial_deviation, targets_gbops=targets(context.config),
-      relative_penalty_weight=arch.relative_penalty_weight)
+      context.network, optimizer, seed=context.config.seed, deviation=arch.initial_std,
+      targets_gbops=targets(context.config), relative_penalty_weight=arch.relative_penalty_weight)
 
 
 def pretrain(context: TrainingContext, meta: MetaState, saving: Saving | None = None) -> MetaState:
