@@ -12,7 +12,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.method import selection
 from metamix_jax.reporting import tables
@@ -22,15 +22,13 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python 
 _BITS = flags.DEFINE_string("bits", None, "A candidate bit-width for all searched layers, or a selected_bits.json.")
 
 
+@exit_on_user_error("bops")
 def main(argv):
   """Prints the table; a bad input ends in one sentence and status 2."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
-  try:
-    layers = context.networks_without_data(_CONFIG.value)[0].layers
-    print(tables.format_costs(layers, _activation_bits(layers, _CONFIG.value.quantization.candidate_bits)))
-  except UserError as error:
-    stop("bops", error)
+  layers = context.networks_without_data(_CONFIG.value)[0].layers
+  print(tables.format_costs(layers, _activation_bits(layers, _CONFIG.value.quantization.candidate_bits)))
 
 
 def _activation_bits(layers, candidate_bits):

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf  # pylint: disable=wrong-import-order
 import tensorflow_datasets as tfds  # pylint: disable=wrong-import-order
 
-from metamix_jax.command_line import stop
+from metamix_jax.command_line import exit_on_user_error, flags_parser
 
 # Before TensorFlow, which reads the environment that metamix_jax.data sets when it is imported.
 from metamix_jax.errors import UserError
@@ -83,20 +83,18 @@ def write(data_dir: pathlib.Path, num_images: dict[str, int], num_classes: int, 
   return folder
 
 
+@exit_on_user_error("make_standin_imagenet")
 def main(argv):
   """Writes what the flags ask for."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
-  try:
-    folder = write(
-        pathlib.Path(_DATA_DIR.value), {"train": _TRAIN.value, "validation": _VALIDATION.value}, _CLASSES.value,
-        _PER_SHARD.value)
-  except UserError as error:
-    stop("make_standin_imagenet", error)
+  folder = write(
+      pathlib.Path(_DATA_DIR.value), {"train": _TRAIN.value, "validation": _VALIDATION.value}, _CLASSES.value,
+      _PER_SHARD.value)
   size = sum(file.stat().st_size for file in folder.iterdir())
   print(f"{folder}: {_TRAIN.value} + {_VALIDATION.value} images, {size / 1e6:.0f} MB.")
 
 
 if __name__ == "__main__":
   flags.mark_flag_as_required("data_dir")
-  app.run(main)
+  app.run(main, flags_parser=flags_parser("make_standin_imagenet"))

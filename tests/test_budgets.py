@@ -20,7 +20,7 @@ TARGETS = (0.0006, 0.0008, 0.001)
 def test_each_alpha_is_that_of_its_budget_alone(data_dir):
   """20 iterations on digits, three targets together and each by itself; no search has a part in the meta-state."""
   work = dataclasses.replace(context.prepare(tiny_config(data_dir)), programs=parallel.make_programs(jax.devices()[:1]))
-  optimizer = arch_optimizer(3e-2, 0.5, 0.999, 1e-3)
+  optimizer = arch_optimizer(3e-2, beta1=0.5, beta2=0.999, epsilon=1e-8, l2=1e-3)
   together, *alone = (
       work.replicate(create_arch_states(
           work.network, optimizer, seed=0, deviation=1e-3, targets_gbops=targets_gbops, relative_penalty_weight=13.24))

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
 import dataclasses
-import importlib.util
 import io
 import itertools
 import json
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 import ml_collections
 
 from metamix_jax import config as config_rules
+from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
 from metamix_jax.records.files import write_text
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
@@ -82,8 +82,8 @@ def plan(sweep: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[SweepR
   fixed = {name: value for name, value in _fields(sweep.get("fixed", {})) if value is not None}
   grid = dict(_fields(sweep.grid))
   for name, values in grid.items():
-    if not isinstance(values, tuple) or not values or None in values:
-      raise UserError(f"sweep.grid.{name} is {values!r}; it must be a tuple of values, none of them None.")
+    if not isinstance(values, tuple) or not values:
+      raise UserError(f"sweep.grid.{name} is {values!r}; it must be a tuple of values.")
   runs = {}
   for base, *combination in itertools.product(bases, *grid.values()):
     values = dict(zip(grid, combination, strict=True))
@@ -218,13 +218,7 @@ def _fields(section, prefix=""):
 def _config(base, overrides):
   """The config of a file with some values replaced, checked."""
   path, _, argument = base.partition(":")
-  try:
-    spec = importlib.util.spec_from_file_location("base_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(*[argument] if argument else [])
-  except (OSError, AttributeError, TypeError) as error:
-    raise UserError(f"sweep.base is {base!r}, which is no config file that can be loaded ({error}).") from error
+  config = load_config(path, argument or None)
   try:
     config.update_from_flattened_dict(overrides)
   except (KeyError, AttributeError, TypeError) as error:

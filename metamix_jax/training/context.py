@@ -77,7 +77,7 @@ def prepare(config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ) -> Tr
   source = data.open_source(config, jax.process_index(), jax.process_count())
   config_rules.check_batch_size("batch_size", config.batch_size, jax.device_count(), source.info.num_train)
   height, width, channels = source.image_shape
-  for name in ("mean", "deviation"):
+  for name in ("mean", "std"):
     if len(config.data[name]) != channels:
       raise UserError(f"config.data.{name} is {config.data[name]}; the images have {channels} channels.")
   network, teacher = build_networks(config, source.num_classes, channels, quantizer)
@@ -93,13 +93,13 @@ def prepare(config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ) -> Tr
 
 def make_weight_optimizer(config: ml_collections.ConfigDict) -> MakeOptimizer:
   """Returns a function that makes a config's weight-side optimiser from a learning rate or a schedule."""
-  return functools.partial(
-      weight_optimizer, conv_l2=config.optimizer.conv_l2, max_gradient_norm=config.optimizer.max_gradient_norm)
+  return functools.partial(weight_optimizer, **config.optimizer)
 
 
 def make_arch_optimizer(config: ml_collections.ConfigDict) -> MakeOptimizer:
   """Returns a function that makes a config's optimiser of alpha from a learning rate or a schedule."""
-  return functools.partial(arch_optimizer, beta1=config.arch.beta1, beta2=config.arch.beta2, l2=config.arch.l2)
+  arch = config.arch
+  return functools.partial(arch_optimizer, beta1=arch.beta1, beta2=arch.beta2, epsilon=arch.epsilon, l2=arch.l2)
 
 
 def build_networks(
@@ -120,7 +120,7 @@ def build_networks(
   module = create_network(config.network.name, num_classes, scheme, config.network.options.to_dict())
   layers = trace_layers(module, (config.data.image_size, config.data.image_size, channels))
   network = Network(
-      module, layers, config.data.mean, config.data.deviation, config.quantization.step_size_floor,
+      module, layers, config.data.mean, config.data.std, config.quantization.step_size_floor,
       config.compute_dtype)
   if config.teacher.name in (STUDENT, LABELS):
     return network, None

@@ -28,7 +28,7 @@ def create_architectures(context: TrainingContext) -> ArchState:
   arch = context.config.arch
   return create_arch_states(
       context.network, context.arch_optimizer(_alpha_schedule(context)), seed=context.config.seed,
-      deviation=arch.initial_deviation, targets_gbops=targets(context.config),
+      deviation=arch.initial_std, targets_gbops=targets(context.config),
       relative_penalty_weight=arch.relative_penalty_weight)
 
 

@@ -132,12 +132,12 @@ def test_results_of_another_config_are_not_taken(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("part, value, sentence", [
-    ("base", "nowhere.py", "sweep.base is 'nowhere.py', which is no config file that can be loaded"),
-    ("base", "configs/imagenet.py:resnet19", "imagenet.py:resnet19 is no experiment; allowed are mobilenet_v2"),
+    ("base", "nowhere.py", "the config file 'nowhere.py' cannot be read: No such file"),
+    ("base", "configs/imagenet.py:resnet19", "imagenet.py:resnet19 is not an experiment; allowed are mobilenet_v2"),
     ("grid.seed", 3, "sweep.grid.seed is 3; it must be a tuple of values"),
     ("grid.seed", (), r"sweep.grid.seed is \(\); it must be a tuple of values"),
     ("grid.seed", (0, 0), "sweep.grid gives two runs the folder"),
-    ("grid.seed", (0, -1), "config.seed is -1; it must be an integer, 0 or more"),
+    ("grid.seed", (0, -1), "config.seed is -1; it must be an integer from 0 to 4294967295"),
     ("grid.sed", (0, 1), "the sweep sets a field that configs/digits.py does not have.*sed"),
     ("fixed.stage_b.epochs", "many", "does not have, or has of another type"),
     ("grids", 1, "sweep.grids is no part of a sweep; it has base, grid and perhaps fixed"),

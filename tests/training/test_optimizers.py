@@ -7,8 +7,6 @@ import pytest
 
 from metamix_jax.training.optimizers import arch_optimizer, cosine_schedule, weight_optimizer
 
-ADAM_EPSILON = 1e-8
-
 
 def test_clip_over_everything_then_l2_on_convolution_kernels_then_adam():
   parameters = {
@@ -26,7 +24,7 @@ def test_clip_over_everything_then_l2_on_convolution_kernels_then_adam():
       },
       "step_sizes": {"conv": {"activation": jnp.array([30.0])}},
   }
-  optimizer = weight_optimizer(0.1, conv_l2=0.2, max_gradient_norm=10.0)
+  optimizer = weight_optimizer(0.1, beta1=0.9, beta2=0.999, epsilon=1e-8, conv_l2=0.2, max_gradient_norm=10.0)
   state = optimizer.init(parameters)
   updates, state = optimizer.update(gradients, state, parameters)
   # Adam's first update is -rate * g / (|g| + eps) whatever g is; the moments tell what g was.
@@ -43,9 +41,9 @@ def test_clip_over_everything_then_l2_on_convolution_kernels_then_adam():
 
 
 def test_arch_optimizer_two_updates_by_hand():
-  rate, beta1, beta2, l2 = 0.01, 0.5, 0.999, 1e-3
+  rate, beta1, beta2, epsilon, l2 = 0.01, 0.5, 0.999, 0.02, 1e-3
   alpha, expected = {"layer": jnp.array([0.5, -1.0])}, np.array([0.5, -1.0])
-  optimizer = arch_optimizer(rate, beta1, beta2, l2)
+  optimizer = arch_optimizer(rate, beta1=beta1, beta2=beta2, epsilon=epsilon, l2=l2)
   state = optimizer.init(alpha)
   mean = square = np.zeros(2)
   for count, gradient in enumerate(([0.2, -0.1], [-0.3, 0.4]), start=1):
@@ -55,7 +53,7 @@ def test_arch_optimizer_two_updates_by_hand():
     mean = beta1 * mean + (1 - beta1) * regularised
     square = beta2 * square + (1 - beta2) * regularised**2
     expected = expected - rate * (mean / (1 - beta1**count)) / (
-        np.sqrt(square / (1 - beta2**count)) + ADAM_EPSILON)
+        np.sqrt(square / (1 - beta2**count)) + epsilon)
     np.testing.assert_allclose(alpha["layer"], expected, rtol=1e-5)
 
 

@@ -43,8 +43,8 @@ def states(programs, batch):
   magnitudes = programs[1].calibration_step(jax.device_get(meta), parallel.split_batch(batch, 1))
   meta = meta.with_activation_step_sizes(magnitudes).with_optimizer(optax.sgd(1.0))
   arch = create_arch_states(
-      network, optimizers.arch_optimizer(3e-2, 0.5, 0.999, 1e-3), seed=0, deviation=1e-3,
-      targets_gbops=(1e-4,), relative_penalty_weight=1e-4)
+      network, optimizers.arch_optimizer(3e-2, beta1=0.5, beta2=0.999, epsilon=1e-8, l2=1e-3), seed=0,
+      deviation=1e-3, targets_gbops=(1e-4,), relative_penalty_weight=1e-4)
   return jax.device_get(meta), jax.device_get(arch)
 
 
