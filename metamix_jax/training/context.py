@@ -100,7 +100,7 @@ def prepare(config: ml_collections.ConfigDict) -> TrainingContext:
   augmentation = _augmentation(config.data)
 
   def reading(batch_size):
-    return data.Reading(
+    return data.ReadOptions(
         batch_size // jax.process_count(), config.data.image_size, jax.process_index(), jax.process_count(),
         config.data.num_threads, skipped)
 
