@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from metamix_jax.data.datasets import DatasetInfo, dataset_info, open_dataset
 from metamix_jax.data.pipeline import Batch, RandomResizedCrop, Shift, evaluation_batches, train_epoch
-from metamix_jax.data.streaming import Reading, SkippedRecords
+from metamix_jax.data.streaming import ReadOptions, SkippedRecords
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class DataSource:
         short_side=self.section.evaluation_short_side)
 
   def _read_options(self, batch_size):
-    return Reading(
+    return ReadOptions(
         batch_size // self.process_count, self.section.image_size, self.process_index, self.process_count,
         self.section.num_threads, self.skipped)
 

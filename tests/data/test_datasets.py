@@ -108,8 +108,8 @@ def test_a_damaged_picture_of_a_folder_is_named(folder, tmp_path):
 
 def test_folders_that_hold_nothing(folder, tmp_path):
   for data_dir, sentence in (
-      (None, "config.data.data_dir is None, which is no folder: with config.data.name 'folder' it must hold SPLIT"),
-      (str(tmp_path / "nowhere"), "which is no folder"), (str(tmp_path), "where no image is found")):
+      (None, "config.data.data_dir is None, which is not a folder: with config.data.name 'folder' it must hold SPLIT"),
+      (str(tmp_path / "nowhere"), "which is not a folder"), (str(tmp_path), "where no image is found")):
     with pytest.raises(ValueError, match=sentence):
       data.open_dataset("folder", data_dir)
   with pytest.raises(ValueError, match=r"has no split 'test': use one of \['train', 'validation'\]\."):

@@ -122,10 +122,10 @@ def test_what_is_left_out_is_not_decoded(damaged):
 
 def test_gaps_are_filled_by_the_next_good_image():
   images, labels = np.arange(5, dtype=np.uint8)[:, None, None, None], np.arange(5, dtype=np.int32)
-  filled, chosen = streaming.fill_gaps((images, labels, np.array([False, True, True, False, False])))
+  filled, chosen = streaming.replace_undecodable((images, labels, np.array([False, True, True, False, False])))
   assert chosen.tolist() == filled.ravel().tolist() == [1, 1, 2, 1, 1]
   with pytest.raises(ValueError, match="none of the 5 records"):
-    streaming.fill_gaps((images, labels, np.zeros(5, bool)))
+    streaming.replace_undecodable((images, labels, np.zeros(5, bool)))
 
 
 def test_a_damaged_file_is_one_sentence(standin_handle, tmp_path):

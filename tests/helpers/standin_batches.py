@@ -17,12 +17,12 @@ def open_standin(data_dir):
 
 def train(handle, *, epoch=0, seed=0, first_batch=0, image_size=32, batch_size=BATCH, augmentation=CROP, **kwargs):
   return data.train_epoch(
-      handle, "train", data.Reading(batch_size, image_size, **kwargs), augmentation, seed=seed, epoch=epoch,
+      handle, "train", data.ReadOptions(batch_size, image_size, **kwargs), augmentation, seed=seed, epoch=epoch,
       shuffle_buffer=40, first_batch=first_batch)
 
 
 def evaluate(handle, *, split="validation", image_size=32, short_side=36, batch_size=BATCH, **kwargs):
-  return data.evaluation_batches(handle, split, data.Reading(batch_size, image_size, **kwargs), short_side=short_side)
+  return data.evaluation_batches(handle, split, data.ReadOptions(batch_size, image_size, **kwargs), short_side=short_side)
 
 
 def run_from(handle, epoch, first_batch, **kwargs):
