@@ -18,24 +18,28 @@ from metamix_jax.models import pretrained
 from metamix_jax.records import files, multihost
 from metamix_jax.records.clock import Clock
 from metamix_jax.records.interruption import StopRequest
-from metamix_jax.records.names import phase_name, targets, trained_targets
-from metamix_jax.records.results import BitSelection, MetaEvaluation, TargetResult
+from metamix_jax.records.names import name_for_target, targets, trained_targets
+from metamix_jax.records.results import (
+    FULL_PRECISION_TOP1,
+    TOP1_OF_STAGE,
+    ActivationStability,
+    BitSelection,
+    MetaEvaluation,
+    TargetResult,
+    parse_results,
+)
 from metamix_jax.records.selected_bits import read_selected_bits, write_selected_bits
 from metamix_jax.records.summary import describe_network, summarize
 from metamix_jax.records.workdir import check_workdir
 from metamix_jax.training import phases
 from metamix_jax.training.context import TrainingContext
-from metamix_jax.training.evaluation import evaluate, evaluate_bits, evaluate_meta_state
+from metamix_jax.training.evaluation import evaluate, evaluate_bits, evaluate_uniform_bits
 from metamix_jax.training.loop import Saving
 from metamix_jax.training.run_phases import RunPhases
 from metamix_jax.training.stability import measure_stability
 from metamix_jax.training.state import MetaState, Teacher, create_meta_state
 
 logger = logging.getLogger("metamix_jax")
-
-# The stages of weight training (M14), and the field of a TargetResult that holds the top-1 after each.
-STAGE_RESULTS = {"stage_a": "stage_a_top1", "stage_b": "final_top1"}
-
 
 def run(context: TrainingContext, workdir: pathlib.Path, stop_request: StopRequest | None = None) -> dict[str, Any]:
   """Runs all phases, or continues the run that the folder holds.
@@ -62,36 +66,38 @@ def run(context: TrainingContext, workdir: pathlib.Path, stop_request: StopReque
 
   meta, results = run_phases.run(
       "pretraining", phases.create_student(context), functools.partial(_pretrain, context, saving))
-  full_precision_top1 = results["full_precision_top1"]
-  logger.info("full_precision_top1 %.2f", full_precision_top1)
+  full_precision_top1 = results[FULL_PRECISION_TOP1]
+  logger.info("%s %.2f", FULL_PRECISION_TOP1, full_precision_top1)
   teacher = create_teacher(context, meta)
 
   meta, results = run_phases.run(
       "bit_selection", phases.start_step_sizes(context, meta), functools.partial(_select_bits, context, teacher, saving))
-  selection = BitSelection.from_json(results, layers, config.arch.target_tolerance)
+  selection = parse_results(
+      run_phases.results_file("bit_selection"), BitSelection.from_json, results, layers, config.arch.target_tolerance)
   for target in selection.targets:
     if multihost.is_lead_process():
-      name = phase_name("selected_bits", config, target.target_gbops)
+      name = name_for_target("selected_bits", target.target_gbops, targets(config))
       write_selected_bits(workdir / f"{name}.json", target.bits)
     logger.info("selected %.6f GBOPs, target %.6f", target.gbops, target.target_gbops)
 
   meta, results = run_phases.run(
       "meta_evaluation", meta, functools.partial(_evaluate_meta_state, context, selection))
-  meta_evaluation = MetaEvaluation.from_json(results)
+  meta_evaluation = parse_results(
+      run_phases.results_file("meta_evaluation"), MetaEvaluation.from_json, results, layers, targets(config))
   # The weight training of every target starts from it, and arrays on the devices are donated to the first step.
   meta = _on_host(meta.without_optimizer())
   reached = []
   for target in selection.targets:
-    target = dataclasses.replace(target, meta_state_top1=meta_evaluation.selected_top1(target.target_gbops))
+    target = dataclasses.replace(target, meta_state_top1=meta_evaluation.targets[target.target_gbops])
     # The summary keeps what an earlier start trained.
     if target.target_gbops in trained_targets(config) or run_phases.is_finished(
-        phase_name("stage_b", config, target.target_gbops)):
+        name_for_target("stage_b", target.target_gbops, targets(config))):
       target = _train_target(context, run_phases, meta, target, teacher)
     reached.append(target)
 
   summary = summarize(
-      config, layers, reached, full_precision_top1, meta_evaluation, selection.activation_stability, run_phases.seconds,
-      multihost.total(context.data.num_skipped), run_phases.best)
+      config, full_precision_top1, dataclasses.replace(selection, targets=tuple(reached)), meta_evaluation.uniform,
+      run_phases.seconds, multihost.total(context.data.num_skipped), run_phases.best)
   if multihost.is_lead_process():
     files.write_json(workdir / "report" / "summary.json", summary)
   return summary
@@ -105,7 +111,7 @@ def _pretrain(context: TrainingContext, saving: Saving, meta: MetaState, clock: 
   else:
     like = {"weights": meta.weights, "batch_stats": meta.batch_stats}
     meta = meta.replace(**pretrained.load(config.pretraining.weights, config.network.name, like))
-  return meta, {"full_precision_top1": evaluate(context, meta, FULL_PRECISION), "best": best}
+  return meta, {FULL_PRECISION_TOP1: evaluate(context, meta, FULL_PRECISION), "best": best}
 
 
 def _select_bits(context: TrainingContext, teacher: Teacher | None, saving: Saving, meta: MetaState, clock: Clock):
@@ -117,7 +123,7 @@ def _select_bits(context: TrainingContext, teacher: Teacher | None, saving: Savi
     return meta, BitSelection((TargetResult(target_gbops, layers, tolerance, bits, bits),)).to_json()
   before = measure_stability(context, meta)
   meta, archs = phases.select_bits(context, meta, phases.create_architectures(context), teacher, saving, clock)
-  stability = {"before": before, "after": measure_stability(context, meta)}
+  stability = ActivationStability(before, measure_stability(context, meta))
   alpha = {name: np.asarray(values) for name, values in archs.alpha.items()}
   selected = tuple(
       TargetResult(target_gbops, layers, tolerance, bits, most_probable)
@@ -129,16 +135,17 @@ def _select_bits(context: TrainingContext, teacher: Teacher | None, saving: Savi
 def _evaluate_meta_state(context: TrainingContext, selection: BitSelection, meta: MetaState, clock: Clock):
   """The third phase: top-1 straight from the meta-state, at uniform bit-widths and at the selected bits."""
   del clock
+  uniform = evaluate_uniform_bits(context, meta)
   selected = {target.target_gbops: evaluate_bits(context, meta, target.bits) for target in selection.targets}
-  return meta, MetaEvaluation(evaluate_meta_state(context, meta), selected).to_json()
+  return meta, MetaEvaluation(uniform, selected).to_json()
 
 
 def _train_target(
     context: TrainingContext, run_phases: RunPhases, meta: MetaState, target: TargetResult, teacher: Teacher | None
 ) -> TargetResult:
   """Both stages of M14 for one target, from the meta-state; returns the target with its top-1."""
-  for stage, field in STAGE_RESULTS.items():
-    name = phase_name(stage, context.config, target.target_gbops)
+  for stage, field in TOP1_OF_STAGE.items():
+    name = name_for_target(stage, target.target_gbops, targets(context.config))
     if stage == "stage_b":
       meta = meta.with_weight_step_sizes()
     meta, results = run_phases.run(

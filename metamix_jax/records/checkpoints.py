@@ -57,14 +57,14 @@ class PhaseCheckpoints:
       with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(self.folder / phase, tree, force=True)
       if is_lead_process():
-        write_json(self._results(phase), results)
+        write_json(self.results_file(phase), results)
     except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
       raise _not_saved(phase, self.folder, error) from error
     wait_for_all(f"{phase} saved")
 
   def is_finished(self, phase: str) -> bool:
     """True if the phase has its results."""
-    return self._results(phase).exists()
+    return self.results_file(phase).exists()
 
   def restore(self, phase: str, like: Any) -> tuple[Any, dict] | None:
     """The tree of a finished phase, in the structure, shapes and dtypes of `like`, as host arrays, and its results.
@@ -75,16 +75,17 @@ class PhaseCheckpoints:
       return None
     try:
       with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(self.folder / phase, jax.device_get(like)), json.loads(self._results(phase).read_text())
+        return checkpointer.restore(self.folder / phase, jax.device_get(like)), json.loads(self.results_file(phase).read_text())
     except Exception as error:  # Orbax and TensorStore raise several types for missing and damaged files.
       # Set aside, not deleted: what cannot be read now may be whole, on a disk that is away for a moment.
-      for path in (self._results(phase), self.folder / phase):
+      for path in (self.results_file(phase), self.folder / phase):
         aside = _set_aside(path)
       logger.warning("%s: its checkpoint cannot be read and is now %s (%s); the phase is run again", phase, aside,
                      _reason(error))
       return None
 
-  def _results(self, phase: str) -> pathlib.Path:
+  def results_file(self, phase: str) -> pathlib.Path:
+    """Returns the file that holds the results of a phase."""
     return self.folder / f"{phase}.json"
 
 

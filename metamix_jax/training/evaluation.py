@@ -5,10 +5,11 @@ import itertools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from metamix_jax.method.precision import assigned_precision, uniform_precision
+from metamix_jax.method.bops import uniform_bits, uniform_widths
+from metamix_jax.method.precision import assigned_precision
 from metamix_jax.records.progress import show_bar
+from metamix_jax.records.results import UniformResult
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.parallel import fetch
 from metamix_jax.training.state import MetaState
@@ -34,20 +35,24 @@ def reestimate_batch_statistics(context: TrainingContext, meta: MetaState, preci
   return meta.replace(batch_stats=context.replicate(average))
 
 
-def evaluate_meta_state(context: TrainingContext, meta: MetaState) -> dict[str, dict[str, float]]:
-  """Top-1 straight from the meta-state at each uniform bit-width, re-estimated and shared statistics."""
-  bits = context.network.searched_layers[0].candidate_bits
-  result = {}
-  for candidate, width in enumerate(bits):
-    precision = uniform_precision(context.network.layers, jnp.int32(candidate))
-    result[str(width)] = {
-        "reestimated": evaluate(context, reestimate_batch_statistics(context, meta, precision), precision),
-        "shared": evaluate(context, meta, precision),
-    }
-  return result
+def evaluate_uniform_bits(context: TrainingContext, meta: MetaState) -> tuple[UniformResult, ...]:
+  """Returns top-1 straight from the meta-state at each uniform bit-width, with re-estimated and with shared statistics."""
+  layers, results = context.network.layers, []
+  for bits in uniform_widths(layers):
+    precision = assigned_precision(layers, uniform_bits(layers, bits))
+    results.append(UniformResult(
+        bits, layers, top1=evaluate(context, reestimate_batch_statistics(context, meta, precision), precision),
+        shared_top1=evaluate(context, meta, precision)))
+  return tuple(results)
 
 
-def evaluate_selected(context: TrainingContext, meta: MetaState, candidates: Mapping[str, int]) -> float:
-  """Top-1 of an assignment straight from the meta-state, statistics re-estimated for it."""
-  precision = assigned_precision(context.network.layers, candidates)
+def evaluate_bits(context: TrainingContext, meta: MetaState, bits: Mapping[str, int]) -> float:
+  """Returns top-1 in percent of an assignment straight from the meta-state, with statistics re-estimated for it.
+
+  Args:
+    context: of the run.
+    meta: the meta-state.
+    bits: of each searched layer.
+  """
+  precision = assigned_precision(context.network.layers, bits)
   return evaluate(context, reestimate_batch_statistics(context, meta, precision), precision)

@@ -12,7 +12,7 @@ from metamix_jax.records import multihost
 from metamix_jax.records.alarms import EpochWatch, FloorWatch
 from metamix_jax.records.clock import Clock
 from metamix_jax.records.metrics import (
-  Budget,
+    TargetMetrics,
   loss_scalars,
   named_step_sizes,
   search_scalars,
@@ -100,7 +100,7 @@ class Recorder:
     step_sizes = named_step_sizes(layers, fetched["step_sizes"], self._bits)
     scalars |= step_size_scalars(step_sizes)
     if "gbops" in fetched["metrics"]:
-      scalars |= search_scalars(layers, self._budgets(fetched["alpha"], fetched["metrics"]))
+      scalars |= search_scalars(layers, self._searches(fetched["alpha"], fetched["metrics"]))
     self._file.append(self._head(step) | {"wall_seconds": round(self._clock.seconds, 3)} | scalars)
     self._costs = {}
     alarms = [self._epochs.look_at(number, cost) for number, cost in sorted(fetched["costs"].items())]
@@ -119,9 +119,9 @@ class Recorder:
   def _head(self, step):
     return {"phase": self.phase, "step": step, "epoch": round(step / self.context.data.steps_per_epoch, 6)}
 
-  def _budgets(self, alpha, metrics):
+  def _searches(self, alpha, metrics):
     """One for each target; alpha [K, B], metrics [K]."""
     return [
-        Budget(target, {name: values[index] for name, values in alpha.items()}, metrics["search_loss"][index],
-               metrics["gbops"][index])
+        TargetMetrics(target, {name: values[index] for name, values in alpha.items()}, metrics["search_loss"][index],
+                      metrics["gbops"][index])
         for index, target in enumerate(targets(self.context.config))]

@@ -36,6 +36,10 @@ class RunPhases:
     """Returns whether the phase of this name can be restored."""
     return self._checkpoints.is_finished(name)
 
+  def results_file(self, name: str) -> pathlib.Path:
+    """Returns the file that holds the results of a phase."""
+    return self._checkpoints.results_file(name)
+
   def run(
       self, name: str, meta: MetaState, compute: Callable[[MetaState, Clock], tuple[MetaState, dict[str, Any]]]
   ) -> tuple[MetaState, dict[str, Any]]:
