@@ -1,5 +1,6 @@
 """One run from a config and a folder: checks, phases in order, the report."""
 
+import dataclasses
 import logging
 import pathlib
 
@@ -10,12 +11,20 @@ import optax
 
 from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
 from metamix_jax.method import selection
-from metamix_jax.method.bops import gbops
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.models import pretrained
 from metamix_jax.records import files, multihost
 from metamix_jax.records.interruption import StopRequest
-from metamix_jax.records.names import format_target, named, targets, trained_targets
+from metamix_jax.records.names import name_for_target, targets, trained_targets
+from metamix_jax.records.results import (
+    FULL_PRECISION_TOP1,
+    TOP1_OF_STAGE,
+    ActivationStability,
+    BitSelection,
+    MetaEvaluation,
+    TargetResult,
+    parse_results,
+)
 from metamix_jax.records.selected_bits import read_selected_bits, write_selected_bits
 from metamix_jax.records.summary import describe_network, summarize
 from metamix_jax.records.workdir import check_workdir
@@ -52,80 +61,84 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stop_request: 
       meta = phases.pretrain(context, meta, saving)
     else:
       meta = meta.replace(**pretrained.load(config.pretraining.weights, config.network.name, pretrained.arrays(meta)))
-    return meta, {"full_precision_top1": phases.evaluate(context, meta, FULL_PRECISION)}
+    return meta, {FULL_PRECISION_TOP1: phases.evaluate(context, meta, FULL_PRECISION)}
 
   meta, evaluated = run_phases.run("pretraining", phases.create_student(context), pretraining)
-  logger.info("full_precision_top1 %.2f", evaluated["full_precision_top1"])
+  logger.info("full_precision_top1 %.2f", evaluated[FULL_PRECISION_TOP1])
   teacher = create_teacher(context, meta)
+
+  tolerance = config.arch.target_tolerance
 
   def bit_selection(meta):
     if config.bits_from is not None:
-      candidates = read_selected_bits(config.bits_from, layers)
+      bits = read_selected_bits(config.bits_from, layers)
       target, = targets(config)
-      return meta, {"budgets": [{"target_gbops": target, "candidates": candidates, "most_probable": candidates}]}
-    distances = {"before": stability.measure_stability(context, meta)}
+      return meta, BitSelection((TargetResult(target, layers, tolerance, bits, bits),)).to_json()
+    before = stability.measure_stability(context, meta)
     meta, archs = phases.select_bits(context, meta, phases.create_architectures(context), teacher, saving)
-    distances["after"] = stability.measure_stability(context, meta)
+    after = stability.measure_stability(context, meta)
     alpha = {name: np.asarray(values) for name, values in archs.alpha.items()}
-    return meta, {
-        "budgets": selection.select_for_targets(layers, alpha, targets(config), config.arch.target_tolerance),
-        "activation_stability": distances}
+    selections = selection.select_for_targets(layers, alpha, targets(config), tolerance)
+    results = tuple(
+        TargetResult(target, layers, tolerance, *bits) for target, bits in zip(targets(config), selections, strict=True))
+    return meta, BitSelection(results, ActivationStability(before, after)).to_json()
 
-  meta, selected = run_phases.run("bit_selection", phases.start_step_sizes(context, meta), bit_selection)
-  budgets = selected["budgets"]
-  for budget in budgets:
-    target, candidates = budget["target_gbops"], budget["candidates"]
+  checkpoints = workdir / "checkpoints"
+  meta, values = run_phases.run("bit_selection", phases.start_step_sizes(context, meta), bit_selection)
+  selected = parse_results(
+      checkpoints / "bit_selection.json", BitSelection.from_json, values, layers, tolerance)
+  for result in selected.targets:
     if multihost.is_first():
-      write_selected_bits(workdir / f"{named('selected_bits', config, target)}.json", layers, candidates)
-    logger.info("selected %.6f GBOPs, target %.6f", gbops(layers, selection.bits_of(layers, candidates)), target)
+      name = name_for_target("selected_bits", result.target_gbops, targets(config))
+      write_selected_bits(workdir / f"{name}.json", result.bits)
+    logger.info("selected %.6f GBOPs, target %.6f", result.gbops, result.target_gbops)
 
   def meta_evaluation(meta):
-    return meta, {
-        "meta_state_top1": phases.evaluate_meta_state(context, meta),
-        "selected_top1": {
-            format_target(budget["target_gbops"]): phases.evaluate_selected(context, meta, budget["candidates"])
-            for budget in budgets},
-    }
+    return meta, MetaEvaluation(
+        phases.evaluate_meta_state(context, meta),
+        {result.target_gbops: phases.evaluate_selected(context, meta, result.bits) for result in selected.targets},
+    ).to_json()
 
-  meta, results = run_phases.run("meta_evaluation", meta, meta_evaluation)
-  evaluated["meta_state_top1"] = results["meta_state_top1"]
-  # The weight training of every budget starts from it, and what is on the devices is donated to the first step.
+  meta, values = run_phases.run("meta_evaluation", meta, meta_evaluation)
+  meta_state = parse_results(
+      checkpoints / "meta_evaluation.json", MetaEvaluation.from_json, values, layers, targets(config))
+  # The weight training of every target starts from it, and what is on the devices is donated to the first step.
   meta = _on_host(meta.without_optimizer())
-  for budget in budgets:
-    target = budget["target_gbops"]
-    budget["selected_top1"] = results["selected_top1"][format_target(target)]
-    budget |= {"stage_a_top1": None, "final_top1": None}
+  results = []
+  for result in selected.targets:
+    target = result.target_gbops
+    result = dataclasses.replace(result, meta_state_top1=meta_state.targets[target])
     # What an earlier start trained stays in the summary.
-    if target in trained_targets(config) or run_phases.is_finished(named("stage_b", config, target)):
-      budget |= _train_weights(context, run_phases, meta, budget, teacher)
+    last_phase = name_for_target("stage_b", target, targets(config))
+    if target in trained_targets(config) or run_phases.is_finished(last_phase):
+      result = _train_weights(context, run_phases, meta, result, teacher)
+    results.append(result)
 
   summary = summarize(
-      config, layers, budgets, evaluated, run_phases.seconds,
-      multihost.total(len(context.skipped_records.names) if context.skipped_records else 0), run_phases.best)
-  if "activation_stability" in selected:  # Not there with bits_from.
-    summary["activation_stability"] = selected["activation_stability"]
+      config, evaluated[FULL_PRECISION_TOP1], dataclasses.replace(selected, targets=tuple(results)), meta_state.uniform,
+      run_phases.seconds, multihost.total(len(context.skipped_records.names) if context.skipped_records else 0),
+      run_phases.best)
   if multihost.is_first():
     files.write_json(workdir / "report" / "summary.json", summary)
   return summary
 
 
-def _train_weights(context, run_phases, meta, budget, teacher):
-  """Both stages of M14 for one budget, from the meta-state; their top-1 in percent by name."""
-  candidates, tops = budget["candidates"], {}
-  precision = assigned_precision(context.network.layers, candidates)
-  for stage, result_name in (("stage_a", "stage_a_top1"), ("stage_b", "final_top1")):
-    phase = named(stage, context.config, budget["target_gbops"])
+def _train_weights(context, run_phases, meta, result, teacher):
+  """Both stages of M14 for one target, from the meta-state; the result with their top-1 in percent."""
+  precision = assigned_precision(context.network.layers, result.bits)
+  for stage, result_name in TOP1_OF_STAGE.items():
+    phase = name_for_target(stage, result.target_gbops, targets(context.config))
     if stage == "stage_b":
       meta = meta.with_weight_step_sizes()
 
     def weight_training(meta, stage=stage, phase=phase, result_name=result_name):
-      meta = phases.train_weights(context, stage, meta, candidates, teacher, run_phases.saving, phase)
+      meta = phases.train_weights(context, stage, meta, result.bits, teacher, run_phases.saving, phase)
       return meta, {result_name: phases.evaluate(context, meta, precision)}
 
-    meta, results = run_phases.run(phase, context.replicate(meta), weight_training)
-    tops[result_name] = results[result_name]
-    logger.info("%s: %s %.2f", phase, result_name, tops[result_name])
-  return tops
+    meta, values = run_phases.run(phase, context.replicate(meta), weight_training)
+    result = dataclasses.replace(result, **{result_name: values[result_name]})
+    logger.info("%s: %s %.2f", phase, result_name, values[result_name])
+  return result
 
 
 def create_teacher(context: TrainingContext, student: MetaState) -> Teacher | None:

@@ -14,9 +14,8 @@ from metamix_jax.command_line import flags_parser, stop
 from metamix_jax.errors import UserError
 from metamix_jax.records import multihost
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
-from metamix_jax.records.names import named, targets
+from metamix_jax.records.names import name_for_target, targets
 from metamix_jax.records.progress import LineHandler
-from metamix_jax.reporting import tables
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, selected bits, report.")
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -51,21 +50,23 @@ def main(argv):
   if not jax.distributed.is_initialized():  # There JAX listens, and tells all processes of the first SIGTERM.
     stop_request.listen_for_sigterm()
   try:
-    summary = experiment.run(_CONFIG.value, workdir, stop_request)
+    experiment.run(_CONFIG.value, workdir, stop_request)
   except UserError as error:
     stop("metamix_jax", error)
   except Interrupted as interruption:
     print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
   if multihost.is_first():
-    print(tables.format_table(summary))
-    names = [named("selected_bits", _CONFIG.value, target) for target in targets(_CONFIG.value)]
-    from metamix_jax.reporting import page  # pylint: disable=g-import-not-at-top  Loads matplotlib: seconds.
+    # Loads matplotlib: seconds.
+    from metamix_jax.reporting import page, saved_run, tables  # pylint: disable=g-import-not-at-top
     try:
-      page = page.write(workdir)
+      print(tables.format_table(saved_run.read(workdir)))
+      paths = [page.write(workdir)]
     except UserError as error:  # Everything else of the run is there.
       stop("metamix_jax", error)
-    paths = [page, workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
+    all_targets = targets(_CONFIG.value)
+    names = [name_for_target("selected_bits", target, all_targets) for target in all_targets]
+    paths += [workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
     print(f"\nWritten: {', '.join(map(str, paths))}")
 
 

@@ -34,6 +34,7 @@ import synthetic
 from metamix_jax.command_line import flags_parser, stop
 from metamix_jax.config import check_batch_size
 from metamix_jax.errors import UserError
+from metamix_jax.method.bops import lowest_bits
 from metamix_jax.method.precision import assigned_precision
 from metamix_jax.training import context, parallel
 
@@ -103,7 +104,7 @@ def programs(config, network, teacher_network, devices, batch_size):
   shape = (size, size, channels)
   batch = synthetic.batch_shapes(len(devices), batch_size, shape, synthetic.num_outputs(states.full_precision, shape))
   assigned = jax.eval_shape(lambda: assigned_precision(
-      network.layers, {layer.name: np.int32(0) for layer in network.searched_layers}))
+      network.layers, lowest_bits(network.layers)))
   if states.teacher is not None:
     yield "teacher", steps.teacher_targets, (states.teacher, batch)
   yield "bit-meta", steps.bit_meta_step, (states.meta, batch)

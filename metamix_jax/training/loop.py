@@ -69,7 +69,7 @@ class Loop:
       evaluate: the state's top-1 in percent, asked for every config.evaluate_every_epochs epochs; None: never.
       phase: name of the phase; None: that of the section.
       learning_rates: for the records, by name, from the number of steps before.
-      candidates: index of each searched layer's candidate, where there is one.
+      candidates: bits of each searched layer, where they are selected.
     """
     config, phase = context.config, phase or section
     self.context, self.phase, self._section, self._evaluate = context, phase, section, evaluate
@@ -191,7 +191,7 @@ class Loop:
   def _check_finite(self, state):
     """Raises UserError if an update was held back because its loss or gradient was not finite."""
     for name, part in state.items():
-      bad_steps = np.ravel(part.bad_step)  # One for each budget of an architecture state.
+      bad_steps = np.ravel(part.bad_step)  # One for each target of an architecture state.
       if bad_steps.any():
         bad_step = int(bad_steps[bad_steps > 0].min())
         epoch, first_batch = divmod(bad_step - 1, self.context.steps_per_epoch)

@@ -5,11 +5,12 @@ import itertools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from metamix_jax.method.precision import FULL_PRECISION, assigned_precision, uniform_precision
+from metamix_jax.method.bops import uniform_bits, uniform_widths
+from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.records.names import targets
 from metamix_jax.records.progress import show_bar
+from metamix_jax.records.results import UniformResult
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.loop import Loop, Saving
 from metamix_jax.training.optimizers import arch_optimizer, cosine_schedule
@@ -23,7 +24,7 @@ def create_student(context: TrainingContext) -> MetaState:
 
 
 def create_architectures(context: TrainingContext) -> ArchState:
-  """alpha of each budget at its start, stacked, with a learning rate that falls to its end."""
+  """alpha of each target at its start, stacked, with a learning rate that falls to its end."""
   arch = context.config.arch
   return create_arch_states(
       context.network, arch_optimizer(_alpha_learning_rate(context), arch.beta1, arch.beta2, arch.l2), seed=context.config.seed,
@@ -47,7 +48,7 @@ def select_bits(
 ) -> tuple[MetaState, ArchState]:
   """M12 [C]: alternates a bit-meta step and a bit-search step on the same batch, after bit-meta-only epochs.
 
-  One meta-state serves every budget: the bit-search step is that of each of the K states of `archs`. The teacher is
+  One meta-state serves every target: the bit-search step is that of each of the K states of `archs`. The teacher is
   evaluated once a batch. Adam at a constant learning rate.
   """
   config = context.config.bit_selection
@@ -74,7 +75,7 @@ def select_bits(
 
 
 def train_weights(
-    context: TrainingContext, stage: str, meta: MetaState, candidates: Mapping[str, int], teacher: Teacher | None,
+    context: TrainingContext, stage: str, meta: MetaState, bits: Mapping[str, int], teacher: Teacher | None,
     saving: Saving | None = None, phase: str | None = None,
 ) -> MetaState:
   """M14 [C]: weight training at the selected bits, "stage_a" with full-precision weights or "stage_b".
@@ -83,14 +84,14 @@ def train_weights(
     context: the context.
     stage: section of the config with epochs and learning rate.
     meta: what the stage starts from; for stage B with weight step sizes (MetaState.with_weight_step_sizes).
-    candidates: index of each searched layer's candidate.
+    bits: of each searched layer, by name.
     teacher: source of the targets; None: the labels.
     saving: where the steps are saved; None: nowhere.
     phase: name of the phase; None: that of the stage.
   """
-  precision = assigned_precision(context.network.layers, candidates)
+  precision = assigned_precision(context.network.layers, bits)
   return _train_at_precision(
-      context, stage, meta.with_optimizer(_phase_optimizer(context, stage)), precision, teacher, saving, phase, candidates)
+      context, stage, meta.with_optimizer(_phase_optimizer(context, stage)), precision, teacher, saving, phase, bits)
 
 
 def evaluate(context: TrainingContext, meta: MetaState, precision: Any) -> float:
@@ -113,30 +114,27 @@ def reestimate_batch_statistics(context: TrainingContext, meta: MetaState, preci
   return meta.replace(batch_stats=context.replicate(average))
 
 
-def evaluate_meta_state(context: TrainingContext, meta: MetaState) -> dict[str, dict[str, float]]:
-  """Top-1 straight from the meta-state at each uniform bit-width, re-estimated and shared statistics."""
-  bits = context.network.searched_layers[0].candidate_bits
-  result = {}
-  for candidate, width in enumerate(bits):
-    precision = uniform_precision(context.network.layers, jnp.int32(candidate))
-    result[str(width)] = {
-        "reestimated": evaluate(context, reestimate_batch_statistics(context, meta, precision), precision),
-        "shared": evaluate(context, meta, precision),
-    }
-  return result
+def evaluate_meta_state(context: TrainingContext, meta: MetaState) -> tuple[UniformResult, ...]:
+  """Evaluates every uniform bit-width straight from the meta-state, with re-estimated and with shared statistics."""
+  layers, results = context.network.layers, []
+  for width in uniform_widths(layers):
+    bits = uniform_bits(layers, width)
+    top1 = evaluate_selected(context, meta, bits)
+    results.append(UniformResult(width, layers, top1, evaluate(context, meta, assigned_precision(layers, bits))))
+  return tuple(results)
 
 
-def evaluate_selected(context: TrainingContext, meta: MetaState, candidates: Mapping[str, int]) -> float:
-  """Top-1 of an assignment straight from the meta-state, statistics re-estimated for it."""
-  precision = assigned_precision(context.network.layers, candidates)
+def evaluate_selected(context: TrainingContext, meta: MetaState, bits: Mapping[str, int]) -> float:
+  """Evaluates an assignment straight from the meta-state, statistics re-estimated for it; top-1 in percent."""
+  precision = assigned_precision(context.network.layers, bits)
   return evaluate(context, reestimate_batch_statistics(context, meta, precision), precision)
 
 
-def _train_at_precision(context, section, meta, precision, teacher, saving, phase=None, candidates=None):
+def _train_at_precision(context, section, meta, precision, teacher, saving, phase=None, bits=None):
   learning_rate = _learning_rate(context, section)
   loop = Loop(
       context, section, saving, lambda state: evaluate(context, state["meta"], precision), phase,
-      lambda step: {"learning_rate": learning_rate(step)}, candidates)
+      lambda step: {"learning_rate": learning_rate(step)}, bits)
   state = loop.start({"meta": meta})
   for _, batch in loop.batches():
     batch = _with_targets(context, loop.progress, teacher, batch)

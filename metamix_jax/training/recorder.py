@@ -12,7 +12,7 @@ import ml_collections
 from metamix_jax.records import multihost
 from metamix_jax.records.alarms import EpochWatch, FloorWatch
 from metamix_jax.records.metrics import (
-  Budget,
+  TargetMetrics,
   loss_scalars,
   named_step_sizes,
   search_scalars,
@@ -105,7 +105,7 @@ class Recorder:
     step_sizes = named_step_sizes(layers, fetched["step_sizes"], self._candidates)
     scalars |= step_size_scalars(step_sizes)
     if "gbops" in fetched["metrics"]:
-      scalars |= search_scalars(layers, self._budgets(fetched["alpha"], fetched["metrics"]))
+      scalars |= search_scalars(layers, self._searches(fetched["alpha"], fetched["metrics"]))
     self._file.append(self._head(step) | {"wall_seconds": round(now - self._started, 3)} | scalars)
     self._costs = {}
     alarms = [self._epochs.look_at(number, cost) for number, cost in sorted(fetched["costs"].items())]
@@ -124,9 +124,9 @@ class Recorder:
   def _head(self, step):
     return {"phase": self.phase, "step": step, "epoch": round(step / self.context.steps_per_epoch, 6)}
 
-  def _budgets(self, alpha, metrics):
+  def _searches(self, alpha, metrics):
     """One for each target; alpha [K, B], metrics [K]."""
     return [
-        Budget(target, {name: values[index] for name, values in alpha.items()}, metrics["search_loss"][index],
-               metrics["gbops"][index])
+        TargetMetrics(target, {name: values[index] for name, values in alpha.items()}, metrics["search_loss"][index],
+                      metrics["gbops"][index])
         for index, target in enumerate(targets(self.context.config))]

@@ -7,7 +7,7 @@
   python scripts/bench.py --config=... --json=FILE
 
 Everything comes from the config: network, resolution, batch, bit-widths, teacher, compute type. The floor of a step, in
-full-precision training steps F of the same run: bit-meta |B| F, search F a budget, stages F; the teacher's pass T, once
+full-precision training steps F of the same run: bit-meta |B| F, search F a target, stages F; the teacher's pass T, once
 a batch, comes on top of an iteration. The ratio to the floor is the median over the rounds of the ratio within a round:
 machines are noisy, ratios less so. On CPUs: source scripts/cpu_environment.sh first.
 """
@@ -30,6 +30,7 @@ import torch_step
 
 from metamix_jax.command_line import flags_parser, stop
 from metamix_jax.errors import UserError
+from metamix_jax.method.bops import lowest_bits
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.records.names import targets
 from metamix_jax.training import context, parallel
@@ -109,7 +110,7 @@ def compile_steps(config, network, teacher_network, names):
   calibrated = states.full_precision.with_activation_step_sizes(jax.device_get(magnitudes))
   meta, stage_b, assigned = parallel.replicate((
       calibrated.with_optimizer(optimizer), calibrated.with_weight_step_sizes().with_optimizer(optimizer),
-      assigned_precision(network.layers, {layer.name: 0 for layer in network.searched_layers})), steps.devices)
+      assigned_precision(network.layers, lowest_bits(network.layers))), steps.devices)
   arguments = {
       F: (steps.weight_step, states.full_precision, FULL_PRECISION, batch),
       "bit-meta": (steps.bit_meta_step, meta, batch),
