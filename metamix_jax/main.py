@@ -1,5 +1,6 @@
 """python -m metamix_jax.main --config=configs/digits.py --workdir=DIR"""
 
+from collections.abc import Sequence
 import logging
 import pathlib
 import sys
@@ -15,7 +16,6 @@ from metamix_jax.records import multihost
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
 from metamix_jax.records.names import name_for_target, targets
 from metamix_jax.records.progress import LineHandler
-from metamix_jax.reporting import tables
 from metamix_jax.training.context import prepare
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, selected bits, report.")
@@ -46,17 +46,21 @@ def main(argv):
   if not jax.distributed.is_initialized():  # There JAX listens, and tells all processes of the first SIGTERM.
     stop_request.listen_for_sigterm()
   try:
-    summary = experiment.run(prepare(_CONFIG.value), workdir, stop_request)
+    experiment.run(prepare(_CONFIG.value), workdir, stop_request)
   except Interrupted as interruption:
     print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
   if multihost.is_lead_process():
-    print(tables.format_table(summary))
-    from metamix_jax.reporting import page  # Here, because matplotlib takes seconds to load.
-    all_targets = targets(_CONFIG.value)
-    names = [name_for_target("selected_bits", target, all_targets) for target in all_targets]
-    paths = [page.write(workdir), workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
-    print(f"\nWritten: {', '.join(map(str, paths))}")
+    _report(workdir, targets(_CONFIG.value))
+
+
+def _report(workdir: pathlib.Path, all_targets: Sequence[float]):
+  """Prints the table of a finished run, writes its page, and says where everything is."""
+  from metamix_jax.reporting import page, saved_run, tables  # Here, because matplotlib takes seconds to load.
+  print(tables.format_table(saved_run.read(workdir)))
+  names = [name_for_target("selected_bits", target, all_targets) for target in all_targets]
+  paths = [page.write(workdir), workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
+  print(f"\nWritten: {', '.join(map(str, paths))}")
 
 
 def _log_lines():

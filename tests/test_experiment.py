@@ -2,12 +2,14 @@
 
 import json
 import logging
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from metamix_jax import experiment
+from metamix_jax.errors import UserError
 from tests.helpers.configs import tiny_config
 from tests.helpers.interrupted_runs import parameters
 
@@ -40,9 +42,10 @@ def finished_run(data_dir, tmp_path_factory):
 def test_summary_has_every_figure(finished_run):
   workdir, summary, _ = finished_run
   assert json.loads((workdir / "report" / "summary.json").read_text()) == json.loads(json.dumps(summary))
-  assert set(summary["meta_state_top1"]) == set(summary["uniform_gbops"]) == {"3", "4", "8"}
-  assert len(summary["selected"]) == 2 + 3 + 1  # First block 2, second 3, the last convolution.
-  assert summary["selected_gbops"] <= summary["target_gbops"] == 0.0008
+  assert [result["bits"] for result in summary["uniform"]] == [3, 4, 8]
+  target, = summary["targets"]
+  assert len(target["bits"]) == 2 + 3 + 1  # First block 2, second 3, the last convolution.
+  assert target["gbops"] <= target["target_gbops"] == 0.0008
   for distances in summary["activation_stability"]["before"], summary["activation_stability"]["after"]:
     assert list(distances) == [  # Each batch norm once, in the order of the calls.
         "stem_norm", "block_00/depthwise_norm", "block_00/project_norm", "block_01/expand_norm",
@@ -51,7 +54,7 @@ def test_summary_has_every_figure(finished_run):
     assert all(0.001 < distance < 2 for distance in distances.values())
   network = json.loads((workdir / "network.json").read_text())
   assert (network["network"], network["image_size"]) == ("mobilenet_v2", 8)
-  assert [layer["name"] for layer in network["layers"] if layer["searched"]] == list(summary["selected"])
+  assert [layer["name"] for layer in network["layers"] if layer["searched"]] == list(target["bits"])
   assert network["layers"][0] == {
       # The stem: 3 * 3 * 1 weights for each of 8 x 8 positions in 8 channels.
       "name": "stem", "macs": 4608, "input_elements": 64, "candidate_bits": [8], "weight_bits": 8, "kind": "conv",
@@ -71,7 +74,7 @@ def test_each_program_compiles_once_for_each_structure(finished_run):
 def test_same_seed_same_bits_and_parameters(finished_run, data_dir, tmp_path):
   workdir, summary, _ = finished_run
   again = experiment.run(tiny_config(data_dir), tmp_path)
-  assert again["selected"] == summary["selected"]
+  assert again["targets"] == summary["targets"]
   jax.tree.map(np.testing.assert_array_equal, parameters(workdir), parameters(tmp_path))
 
 
@@ -79,11 +82,11 @@ def test_finished_run_is_restored_not_run_again(finished_run, data_dir):
   workdir, summary, _ = finished_run
   again = experiment.run(tiny_config(data_dir), workdir)
   assert again["seconds"] == summary["seconds"]
-  assert again["final_top1"] == summary["final_top1"]
+  assert again["targets"] == summary["targets"]
 
 
 def test_search_first_then_train_one_after_the_other(finished_run, data_dir, tmp_path):
-  """No start does again what an earlier one did, and each network is that of a run with its budget alone."""
+  """No start does again what an earlier one did, and each network is that of a run with its target alone."""
   config = tiny_config(data_dir)
   config.arch.target_gbops = (0.0008, 0.001)
   before, trained = {}, set()
@@ -96,14 +99,28 @@ def test_search_first_then_train_one_after_the_other(finished_run, data_dir, tmp
     assert after.keys() - before.keys() == new
     assert {name: after[name] for name in before} == before
     before, trained = after, trained | set(chosen)
-    points = summary["pareto"]["budgets"]
-    assert {point["target_gbops"] for point in points if point["final_top1"] is not None} == trained
+    results = summary["targets"]
+    assert {result["target_gbops"] for result in results if result["final_top1"] is not None} == trained
     assert set(summary["seconds"]) == after.keys()
-  for point in points:
-    bits = json.loads((tmp_path / f"selected_bits_{point['target_gbops']:g}.json").read_text())
-    assert bits == {"selected": point["selected"]}
-  assert points[0] == finished_run[1]["pareto"]["budgets"][0]
+  for result in results:
+    bits = json.loads((tmp_path / f"selected_bits_{result['target_gbops']:g}.json").read_text())
+    assert bits == {"selected": result["bits"]}
+  assert results[0] == finished_run[1]["targets"][0]
   jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path, "stage_b_0.0008"), parameters(finished_run[0]))
+
+
+def test_a_folder_with_candidate_indices_is_refused(finished_run, data_dir, tmp_path):
+  """As an earlier version wrote bit_selection.json; nothing is run again, and the file stays."""
+  shutil.copytree(finished_run[0], tmp_path / "run")
+  path = tmp_path / "run" / "checkpoints" / "bit_selection.json"
+  values = json.loads(path.read_text())
+  values["budgets"] = [{"target_gbops": 0.0008, "candidates": {"head": 1}, "most_probable": {"head": 0}}]
+  del values["targets"]
+  path.write_text(json.dumps(values))
+  with pytest.raises(UserError, match=r"bit_selection.json cannot be read \('targets' is missing\); it is damaged, or "
+                     "another version of metamix_jax wrote it") as caught:
+    experiment.run(tiny_config(data_dir), tmp_path / "run")
+  assert "\n" not in str(caught.value) and json.loads(path.read_text()) == values
 
 
 def test_workdir_of_another_config(finished_run, data_dir):
@@ -118,9 +135,9 @@ def test_bits_from_skips_the_search(finished_run, data_dir, tmp_path):
   config.bits_from = str(finished_run[0] / "selected_bits.json")
   config.arch.target_gbops = (0.0008,)  # A tuple of one is that one.
   summary = experiment.run(config, tmp_path)
-  assert summary["selected"] == finished_run[1]["selected"]
-  assert summary["target_gbops"] == 0.0008
-  assert summary["settled"] == {}
+  target, = summary["targets"]
+  assert target["bits"] == target["most_probable_bits"] == finished_run[1]["targets"][0]["bits"]
+  assert target["target_gbops"] == 0.0008
   assert "activation_stability" not in summary
 
 

@@ -41,9 +41,10 @@ def test_every_phase_with_tiny_networks(tmp_path):
       config[section].options = tiny
   config.arch.target_gbops = middle_target(config)
   summary = experiment.run(config, tmp_path / "run")
-  assert len(summary["selected"]) == 6
-  assert summary["selected_gbops"] <= config.arch.target_gbops
-  assert 0 <= summary["final_top1"] <= 100 and summary["skipped_records"] == 0
+  target, = summary["targets"]
+  assert len(target["bits"]) == 6
+  assert target["gbops"] <= config.arch.target_gbops
+  assert 0 <= target["final_top1"] <= 100 and summary["skipped_records"] == 0
 
 
 @pytest.mark.slow
@@ -52,6 +53,7 @@ def test_every_phase_on_generated_images(network, tmp_path):
   config = imagenet_config(f"{network}-smoke")
   config.data.data_dir = str(tmp_path / "tfds")
   summary = experiment.run(config, tmp_path / "run")
-  assert len(summary["selected"]) == {"mobilenet_v2": 51, "mobilenet_v3_large": 62, "resnet18": 19}[network]
-  assert 0.97 * config.arch.target_gbops <= summary["selected_gbops"] <= config.arch.target_gbops
-  assert 0 <= summary["final_top1"] <= 100 and summary["config"]["teacher.name"] == "resnet101"
+  target, = summary["targets"]
+  assert len(target["bits"]) == {"mobilenet_v2": 51, "mobilenet_v3_large": 62, "resnet18": 19}[network]
+  assert 0.97 * config.arch.target_gbops <= target["gbops"] <= config.arch.target_gbops
+  assert 0 <= target["final_top1"] <= 100 and summary["config"]["teacher.name"] == "resnet101"

@@ -67,7 +67,7 @@ def test_killed_runs_end_in_the_same_network(num_kills, scale, data_dir, tmp_pat
 
 
 def test_stopped_runs_end_in_the_same_network(data_dir, tmp_path):
-  """Stopped in each training phase and between phases, with two budgets; the slow test above does it with signals and
+  """Stopped in each training phase and between phases, with two targets; the slow test above does it with signals and
   processes."""
   config = tiny_config(data_dir)
   config.checkpoints.every_steps, config.metrics.every_steps, config.evaluate_every_epochs = 2, 2, 1

@@ -29,10 +29,11 @@ def test_own_network_goes_through_all_phases(data_dir, tmp_path):
   # MACs on 8 x 8 images: 8*8*8*9, 4*4*8*8*9, 2*2*8*8*9, 1*1*16*8*9, 16*10.
   config.arch.target_gbops = (8 * 8 * (4608 + 160) + 4 * 4 * (9216 + 2304 + 1152)) / 1e9
   summary = experiment.run(config, tmp_path)
-  assert set(summary["selected"]) == {"conv_0", "conv_1", "conv_2"}
-  assert summary["uniform_gbops"]["4"] == pytest.approx(config.arch.target_gbops, rel=1e-12)
-  assert summary["selected_gbops"] <= config.arch.target_gbops
-  assert 0 < summary["final_top1"] <= 100
+  target, = summary["targets"]
+  assert set(target["bits"]) == {"conv_0", "conv_1", "conv_2"}
+  assert {result["bits"]: result["gbops"] for result in summary["uniform"]}[4] == pytest.approx(config.arch.target_gbops, rel=1e-12)
+  assert target["gbops"] <= config.arch.target_gbops
+  assert 0 < target["final_top1"] <= 100
 
 
 def test_batch_norm_of_another_kind_is_named():

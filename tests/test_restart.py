@@ -48,7 +48,7 @@ def test_on_another_number_of_devices(before, after, data_dir, tmp_path):
   first, second = on_devices(work, before), on_devices(work, after)
   started = phases.create_student(first)
   started = first.replicate(jax.device_get(phases.start_step_sizes(first, started)))
-  candidates = {layer.name: 1 for layer in first.network.searched_layers}
+  bits = {layer.name: layer.candidate_bits[1] for layer in first.network.searched_layers}
 
   def pretraining(work, saving):
     return {"meta": phases.pretrain(work, phases.create_student(work), saving)}
@@ -60,7 +60,7 @@ def test_on_another_number_of_devices(before, after, data_dir, tmp_path):
 
   def stage_b(work, saving):
     meta = work.replicate(jax.device_get(started).with_weight_step_sizes())
-    return {"meta": phases.train_weights(work, "stage_b", meta, candidates, None, saving)}
+    return {"meta": phases.train_weights(work, "stage_b", meta, bits, None, saving)}
 
   for phase in (pretraining, bit_selection, stage_b):
     whole = phase(first, None)

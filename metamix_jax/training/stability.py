@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metamix_jax.method.precision import uniform_precision
+from metamix_jax.method.bops import uniform_bits, uniform_widths
+from metamix_jax.method.precision import assigned_precision
 from metamix_jax.models.network import Tree
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.evaluation import reestimate_batch_statistics
@@ -21,10 +22,9 @@ def measure_stability(context: TrainingContext, meta: MetaState) -> dict[str, fl
 
   Over config.reestimation_batches training batches; the state stays as it is. {} for a network without batch norm.
   """
-  num_candidates = len(context.network.searched_layers[0].candidate_bits)
-  statistics = []
-  for candidate in range(num_candidates):
-    precision = uniform_precision(context.network.layers, jnp.int32(candidate))
+  layers, statistics = context.network.layers, []
+  for bits in uniform_widths(layers):
+    precision = assigned_precision(layers, uniform_bits(layers, bits))
     batch_stats = reestimate_batch_statistics(context, meta, precision).batch_stats
     statistics.append(traverse_util.flatten_dict(jax.device_get(batch_stats), sep="/"))
   return {

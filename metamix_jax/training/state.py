@@ -115,7 +115,7 @@ def _start_weight_step_sizes(network, step_sizes, weights):
 class ArchState(struct.PyTreeNode):
   """alpha of every searched layer, and the optimiser that trains it.
 
-  K of them, one for each budget, are one ArchState whose arrays have a leading axis [K].
+  K of them, one for each target, are one ArchState whose arrays have a leading axis [K].
 
   Attributes:
     step: steps so far, int32 scalar.

@@ -8,7 +8,7 @@ import numpy as np
 
 from metamix_jax import config as config_rules
 from metamix_jax.method import selection
-from metamix_jax.method.bops import gbops, uniform_bits
+from metamix_jax.method.bops import attainable_range
 from metamix_jax.training import context
 from tests.helpers.configs import digits_config, imagenet_config
 
@@ -16,7 +16,7 @@ ALL_PHASES = ("pretraining", "bit_selection", "meta_evaluation", "stage_a", "sta
 
 
 def large_config(targets=(3.1, 3.31, 4.5)):
-  """MobileNetV3-Large, 62 searched layers, on ImageNet, several budgets."""
+  """MobileNetV3-Large, 62 searched layers, on ImageNet, several targets."""
   config = imagenet_config("mobilenet_v3_large")
   with config.ignore_type():
     config.arch.target_gbops = targets
@@ -24,7 +24,7 @@ def large_config(targets=(3.1, 3.31, 4.5)):
 
 
 def small_config():
-  """The digits network, 15 searched layers, one budget."""
+  """The digits network, 15 searched layers, one target."""
   return digits_config(), 10, 1
 
 
@@ -41,7 +41,7 @@ def write_run(folder, config, num_classes, channels, phases=ALL_PHASES, begun=No
     records_per_epoch: in metrics.jsonl.
 
   Returns:
-    (layers, candidates of each budget in the order of the targets).
+    (layers, bits of the searched layers for each target in the order of the targets).
   """
   rng = np.random.default_rng(0)
   targets = config.arch.target_gbops if isinstance(config.arch.target_gbops, tuple) else (config.arch.target_gbops,)
@@ -60,21 +60,21 @@ def write_run(folder, config, num_classes, channels, phases=ALL_PHASES, begun=No
       "layers": [dataclasses.asdict(layer) | {"searched": layer.searched} for layer in layers]})
 
   alpha = [{layer.name: rng.normal(0, 1, len(layer.candidate_bits)) for layer in searched} for _ in targets]
-  candidates = [selection.settle_candidates(layers, values, target, 0.03) for values, target in zip(alpha, targets)]
-  argmax = [selection.most_probable_candidates(values) for values in alpha]
+  selected = [selection.select_within_target(layers, values, target, 0.03) for values, target in zip(alpha, targets)]
+  argmax = [selection.most_probable_bits(layers, values) for values in alpha]
 
   def search_scalars(progress):
     scalars = {}
-    for target, values, chosen in zip(targets, alpha, candidates):
+    for target, values, chosen in zip(targets, alpha, selected):
       prefix, entropies = f"search/{target:g}", []
       for layer in searched:
-        direction = np.eye(len(values[layer.name]))[chosen[layer.name]]
+        direction = np.eye(len(values[layer.name]))[layer.candidate_of(chosen[layer.name])]
         weights = np.exp(progress * (2 * values[layer.name] + 2 * direction))
         pi = weights / weights.sum()
         entropies.append(-np.sum(pi * np.log(pi)))
         scalars |= {
             f"{prefix}/probability/{layer.name}/{bits}": float(p) for bits, p in zip(layer.candidate_bits, pi)}
-      highest = gbops(layers, uniform_bits(layers, -1))
+      _, highest = attainable_range(layers)
       scalars |= {
           f"{prefix}/loss": 1.5 + 0.5 * math.exp(-3 * progress) + 0.02 * rng.normal(),
           f"{prefix}/gbops": target + (0.6 * highest - target) * math.exp(-4 * progress) + 0.02 * target * rng.normal(),
@@ -100,17 +100,17 @@ def write_run(folder, config, num_classes, channels, phases=ALL_PHASES, begun=No
   results = {
       "pretraining": {"full_precision_top1": 75.2},
       "bit_selection": {
-          "budgets": [
-              {"target_gbops": target, "candidates": chosen, "most_probable": probable}
-              for target, chosen, probable in zip(targets, candidates, argmax)],
+          "targets": [
+              {"target_gbops": target, "bits": chosen, "most_probable_bits": probable}
+              for target, chosen, probable in zip(targets, selected, argmax)],
           "activation_stability": {
               when: {f"{layer.name}_norm": float(scale * np.exp(0.5 * rng.normal())) for layer in layers[:-1]}
               for when, scale in (("before", 0.6), ("after", 0.08))}},
       "meta_evaluation": {
-          "meta_state_top1": {
-              str(bits): {"reestimated": 74.5 - 40 / bits**1.5, "shared": 60.0}
-              for bits in config.quantization.candidate_bits},
-          "selected_top1": {f"{target:g}": 71 + 0.7 * number for number, target in enumerate(targets)}}}
+          "uniform": [
+              {"bits": bits, "top1": 74.5 - 40 / bits**1.5, "shared_top1": 60.0}
+              for bits in config.quantization.candidate_bits],
+          "targets": {f"{target:g}": 71 + 0.7 * number for number, target in enumerate(targets)}}}
   sections, lines = {}, []
   for phase in ALL_PHASES:
     several = phase.startswith("stage") and len(targets) > 1
@@ -129,4 +129,4 @@ def write_run(folder, config, num_classes, channels, phases=ALL_PHASES, begun=No
   (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
   if set(phases) == set(ALL_PHASES):
     write("report/summary.json", {"full_precision_top1": 75.2, "versions": {"python": "3.11", "jax": "0.10.2"}})
-  return layers, candidates
+  return layers, selected

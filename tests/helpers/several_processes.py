@@ -58,7 +58,8 @@ def main(process, num_processes, port, output):
     meta, _ = programs.bit_meta_step(meta, batch)
     arch, _ = programs.bit_search_steps(arch, meta, batch)
   meta = place(local(meta).with_weight_step_sizes().with_optimizer(optimizer))
-  precision = assigned_precision(network.layers, {layer.name: 1 for layer in network.searched_layers})
+  precision = assigned_precision(
+      network.layers, {layer.name: layer.candidate_bits[1] for layer in network.searched_layers})
   for _ in range(3):
     meta, _ = programs.weight_step(meta, precision, next(placed))
   if process == 0:

@@ -52,9 +52,9 @@ def test_macs_and_uniform_costs(network):
   assert sum(layer.macs for layer in layers) == MACS[network]["total_macs"]
   assert sum(layer.searched for layer in layers) == NUM_SEARCHED[network]
   assert [layer.name for layer in layers if not layer.searched] == ["stem", "classifier"]
-  for index, width in enumerate(WIDTHS):
+  for width in WIDTHS:
     expected = MACS[network]["gbops_first_last_8bit_rest_w4"][f"a{width}"]
-    assert abs(gbops(layers, uniform_bits(layers, index)) - expected) < 1e-9
+    assert abs(gbops(layers, uniform_bits(layers, width)) - expected) < 1e-9
 
 
 def test_penultimate_weight_bits_are_counted():
@@ -63,7 +63,7 @@ def test_penultimate_weight_bits_are_counted():
   assert {layer.name for layer in layers if layer.weight_bits == 8} == {"stem", "penultimate", "classifier"}
   # 960 x 1280 MACs with 4 bits more of weights, at 4 bits of activations.
   expected = MACS["mobilenet_v3_large"]["gbops_first_last_8bit_rest_w4"]["a4"] + 960 * 1280 * 4 * 4 / 1e9
-  assert abs(gbops(layers, uniform_bits(layers, 2)) - expected) < 1e-9
+  assert abs(gbops(layers, uniform_bits(layers, WIDTHS[2])) - expected) < 1e-9
 
 
 def input_ranges_and_minima(network):

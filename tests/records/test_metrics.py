@@ -32,21 +32,22 @@ def test_losses_of_each_bit_width():
 
 
 def test_step_sizes_of_all_candidates_or_of_the_selected_one():
-  scalars = lambda candidates: metrics.step_size_scalars(metrics.named_step_sizes(LAYERS, STEP_SIZES, candidates))
+  scalars = lambda bits: metrics.step_size_scalars(metrics.named_step_sizes(LAYERS, STEP_SIZES, bits))
   assert scalars(None) == {
       "step_size/stem/8": 0.5, "step_size/block/a/3": 0.25, "step_size/block/a/8": 0.1, "step_size/b/3": 2.0,
       "step_size/b/8": 3.0, "weight_step_size/block/a": 0.2}  # The mean of 0.1 and 0.3.
-  assert list(scalars({"block/a": 1, "b": 0})) == [
+  assert list(scalars({"block/a": 8, "b": 3})) == [
       "step_size/stem/8", "step_size/block/a/8", "step_size/b/3", "weight_step_size/block/a"]
   assert metrics.named_step_sizes(LAYERS, {}, None) == {}
 
 
-def test_search_of_two_budgets():
+def test_search_of_two_targets():
   """Probabilities 1/4, 3/4 and 1/2, 1/2; then 1, 0 (to float32) in both layers, whose entropy is 0 and no NaN."""
   even = {"block/a": np.float32([0, math.log(3)]), "b": np.float32([7, 7])}
   sure = {"block/a": np.float32([1000, 0]), "b": np.float32([1000, 0])}
   scalars = metrics.search_scalars(LAYERS, [
-      metrics.Budget(0.025, even, np.float32(1.5), np.float32(0.03)), metrics.Budget(1.0, sure, 2.5, 1.25)])
+      metrics.TargetMetrics(0.025, even, np.float32(1.5), np.float32(0.03)),
+      metrics.TargetMetrics(1.0, sure, 2.5, 1.25)])
   entropy = (0.25 * math.log(4) + 0.75 * math.log(4 / 3) + math.log(2)) / 2
   assert scalars == pytest.approx({
       "search/0.025/loss": 1.5, "search/0.025/gbops": 0.03, "search/0.025/alpha_entropy": entropy,
@@ -95,7 +96,7 @@ def test_event_file_holds_the_same_scalars(tmp_path):
 
 
 def test_bits_that_do_not_move_over_an_epoch():
-  """Epochs of three steps; two budgets, the second of which moves in the first epoch alone."""
+  """Epochs of three steps; two targets, the second of which moves in the first epoch alone."""
   def alarms(first_step, costs):
     watch = EpochWatch(3, ["0.02", "0.03"])
     found = {step: watch.look_at(step, np.float32(pair)) for step, pair in enumerate(costs, first_step)}

@@ -16,27 +16,32 @@ from metamix_jax.reporting import page as report_page
 from tests.helpers.files import ROOT
 from tests.helpers.saved_runs import large_config, small_config, write_run
 
+# Candidate indices instead of bits.
+OLD_SELECTION = (
+    '{"seconds": 1, "best": null, "budgets": ['
+    '{"target_gbops": 0.025, "candidates": {"head": 1}, "most_probable": {"head": 0}}]}')
+
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-  """A finished run: 62 searched layers, three budgets."""
+  """A finished run: 62 searched layers, three targets."""
   folder = tmp_path_factory.mktemp("large")
-  layers, candidates = write_run(folder, *large_config(), records_per_epoch=4)
-  return folder, layers, candidates
+  layers, selected = write_run(folder, *large_config(), records_per_epoch=4)
+  return folder, layers, selected
 
 
 @pytest.fixture
 def small(tmp_path):
-  """A finished run: 15 searched layers, one budget."""
-  layers, candidates = write_run(tmp_path, *small_config())
-  return tmp_path, layers, candidates[0]
+  """A finished run: 15 searched layers, one target."""
+  layers, selected = write_run(tmp_path, *small_config())
+  return tmp_path, layers, selected[0]
 
 
 def written(folder):
   return sorted(path.name for path in (folder / "report").iterdir())
 
 
-def test_page_of_a_finished_run_of_several_budgets(large):
+def test_page_of_a_finished_run_of_several_targets(large):
   folder, _, _ = large
   page = report_page.write(folder).read_text()
   figures = ["accuracy_against_cost", "activation_stability", *(f"bits_{target}" for target in ("3.1", "3.31", "4.5")),
@@ -45,10 +50,10 @@ def test_page_of_a_finished_run_of_several_budgets(large):
   assert page.count('<img src="data:image/png;base64,') == page.count("<img ") == len(figures)
   assert not re.search(r"https?://|<script|<link|url\(", page)
   assert "The run is finished. Seed 0." in page
-  # Each budget's row: target, cost, average bits, layers at each bit-width, accuracy at the three points.
-  for point in saved_run.pareto_points(saved_run.read(folder)):
-    assert point["selected_gbops"] <= point["target_gbops"]
-    row = f"<td>selected bits</td><td>{point['target_gbops']:g}</td><td>{point['selected_gbops']:.6g}</td>"
+  # Each target's row: target, cost, average bits, layers at each bit-width, accuracy at three moments.
+  for result in saved_run.read(folder).target_results:
+    assert result.gbops <= result.target_gbops
+    row = f"<td>selected bits</td><td>{result.target_gbops:g}</td><td>{result.gbops:.6g}</td>"
     assert row in page
   assert "<td>71.70</td><td>73.60</td><td>73.30</td>" in page
   # MobileNetV3-Large at 4 bits: tests/golden/macs_224.json.
@@ -59,7 +64,7 @@ def test_page_of_a_finished_run_of_several_budgets(large):
 def test_layers_are_told_apart_at_62_of_them(large):
   """No two names overlap, and every line of text is in the picture."""
   run = saved_run.read(large[0])
-  for figure in (figures.bits_per_layer(run, saved_run.pareto_points(run)[0]), figures.probabilities(run, 3.31),
+  for figure in (figures.bits_per_layer(run.target_results[0]), figures.probabilities(run, 3.31),
                  figures.activation_stability(run)):
     FigureCanvasAgg(figure).draw()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
@@ -69,10 +74,10 @@ def test_layers_are_told_apart_at_62_of_them(large):
 
 
 def test_bits_and_shares_of_the_cost(large):
-  folder, layers, candidates = large
+  folder, layers, selected = large
   run = saved_run.read(folder)
-  figure = figures.bits_per_layer(run, saved_run.pareto_points(run)[1])
-  expected = [layer.candidate_bits[candidates[1].get(layer.name, 0)] for layer in layers]
+  figure = figures.bits_per_layer(run.target_results[1])
+  expected = [selected[1].get(layer.name, 8) for layer in layers]
   bits_axes, share_axes = figure.axes
   assert [bar.get_width() for bar in bits_axes.patches] == expected
   bits = {layer.name: width for layer, width in zip(layers, expected)}
@@ -84,7 +89,7 @@ def test_bits_and_shares_of_the_cost(large):
 
 
 def test_figures_draw_what_was_recorded(small):
-  folder, layers, candidates = small
+  folder, layers, selected = small
   run = saved_run.read(folder)
   lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
   search = [line for line in lines if "search/0.025/gbops" in line]
@@ -95,7 +100,7 @@ def test_figures_draw_what_was_recorded(small):
     assert drawn[14, -1] == search[-1][f"search/0.025/probability/head/{bits}"]
     marked = axes.lines[0].get_ydata() if axes.lines else []
     names = [layer.name for layer in layers if layer.searched]
-    assert list(marked) == [row for row, name in enumerate(names) if (3, 4, 8)[candidates[name]] == bits]
+    assert list(marked) == [row for row, name in enumerate(names) if selected[name] == bits]
 
   cost_axes, entropy_axes = figures.search_cost(run).axes
   np.testing.assert_array_equal(cost_axes.lines[0].get_ydata(), [line["search/0.025/gbops"] for line in search])
@@ -104,10 +109,10 @@ def test_figures_draw_what_was_recorded(small):
   assert cost_axes.lines[1].get_ydata()[0] == 0.025
 
   axes = figures.accuracy_against_cost(run).axes[0]
-  points = {line.get_label(): line.get_xydata() for line in axes.lines}
-  [point] = saved_run.pareto_points(run)
-  np.testing.assert_array_equal(points["final: after stage B"], [[point["selected_gbops"], 72.5]])
-  assert points["uniform bits, meta-state"][1].tolist() == [pytest.approx(0.022847488), 74.5 - 40 / 8]
+  drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
+  [result] = run.target_results
+  np.testing.assert_array_equal(drawn["final: after stage B"], [[result.gbops, 72.5]])
+  assert drawn["uniform bits, meta-state"][1].tolist() == [pytest.approx(0.022847488), 74.5 - 40 / 8]
 
   axes = figures.training(run).axes  # Four losses, then four accuracies.
   losses = [line["loss"] for line in lines if line["phase"] == "stage_b" and "loss" in line]
@@ -160,11 +165,16 @@ def test_the_report_is_made_again(small):
     ("network.json", None, "network.json is not there; the folder is of no run, or of one that has not begun."),
     ("network.json", '{"layers": [{"name": "stem"}]}', r"network.json cannot be read \('macs' is missing\)"),
     ("network.json", '{"layers": []}', r"network.json cannot be read \(none of its layers is searched\)"),
-    ("metrics.jsonl", '{"phase": "pretraining"}\n', r"cannot be read \(line 1: it is no record of a step\)"),
+    ("metrics.jsonl", '{"phase": "pretraining"}\n', r"cannot be read \(line 1: it is not a record of a step\)"),
     ("checkpoints/stage_a.json", '{"stage_a_top1": 70}', r"stage_a.json cannot be read \('seconds' is missing\)"),
-    ("checkpoints/bit_selection.json", '{"seconds": 1, "budgets": [{"target_gbops": 1, "candidates": {}}]}',
-     r"bit_selection.json cannot be read \('block_00/depthwise' is missing\)"),
-    ("checkpoints/meta_evaluation.json", '{"seconds": 1, "meta_state_top1": {"3": 1}}', "meta_evaluation.json cannot be read"),
+    ("checkpoints/bit_selection.json", '{"seconds": 1, "targets": [{"target_gbops": 1, "bits": {}}]}',
+     r"bit_selection.json cannot be read \(target 1, bits: layer 'block_00/depthwise' is missing"),
+    ("checkpoints/bit_selection.json", '{"seconds": 1, "targets": [{"target_gbops": "1"}]}',
+     r"bit_selection.json cannot be read \('target_gbops' is '1'; it must be a number\)"),
+    ("checkpoints/bit_selection.json", OLD_SELECTION,
+     r"bit_selection.json cannot be read \('targets' is missing\); it is damaged, or another version of metamix_jax wrote"),
+    ("checkpoints/meta_evaluation.json", '{"seconds": 1, "uniform": [{"bits": 5}]}',
+     r"meta_evaluation.json cannot be read \('bits' is 5; allowed are \(3, 4, 8\)\)"),
     ("report/summary.json", "", "summary.json cannot be read"),
 ])
 def test_damaged_and_foreign_folders(small, name, content, sentence):

@@ -12,6 +12,7 @@ import pytest
 from metamix_jax import config as config_rules
 from metamix_jax.records import interruption
 from metamix_jax.records.interruption import EXIT_INTERRUPTED
+from metamix_jax.records.results import TARGET_FIGURES
 from metamix_jax.reporting import sweep
 from tests.helpers.files import ROOT
 from tests.helpers.interrupted_runs import StopAfter
@@ -34,14 +35,15 @@ def tiny(data_dir):
 
 
 def invent(run, full_precision_top1=97.5):
-  """A finished run of invented numbers: one row for each of its budgets; its exit status."""
+  """A finished run of invented numbers: one row for each of its targets; its exit status."""
   targets = run.config.arch.target_gbops
-  points = [
-      {name: None for name in sweep.BUDGET_COLUMNS} | {"target_gbops": target, "selected_gbops": 0.99 * target,
-       "selected_top1": 90 + run.config.seed} for target in (targets if isinstance(targets, tuple) else (targets,))]
+  results = [
+      {name: None for name in TARGET_FIGURES} | {
+          "target_gbops": target, "gbops": 0.99 * target, "meta_state_top1": 90 + run.config.seed, "bits": {}}
+      for target in (targets if isinstance(targets, tuple) else (targets,))]
   (run.folder / "report").mkdir(parents=True, exist_ok=True)
   (run.folder / "report" / "summary.json").write_text(json.dumps({
-      "full_precision_top1": full_precision_top1, "pareto": {"budgets": points},
+      "full_precision_top1": full_precision_top1, "targets": results,
       "config": config_rules.flatten(run.config)}))
   return 0
 
@@ -85,7 +87,7 @@ def test_a_sweep_that_was_interrupted_ends_with_the_same_results(tiny, tmp_path)
   rows = list(csv.DictReader((whole / "results.csv").read_text().splitlines()))
   assert [(row["arch.target_gbops"], row["seed"], row["full_precision_top1"]) for row in rows] == [
       ("0.0008", "0", "93"), ("0.0008", "1", "93"), ("0.001", "0", "93"), ("0.001", "1", "93")]
-  assert list(rows[0]) == ["arch.target_gbops", "seed", *sweep.RUN_COLUMNS, *sweep.BUDGET_COLUMNS]
+  assert list(rows[0]) == ["arch.target_gbops", "seed", "full_precision_top1", *TARGET_FIGURES]
   assert (whole / "accuracy_against_cost.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -104,14 +106,14 @@ def test_each_run_has_a_folder_and_a_command_that_say_its_values(tiny, tmp_path)
           "--config.quantization.candidate_bits=(3, 4)", "--config.stage_b.epochs=1"} <= set(runs[5].arguments)
 
 
-def test_several_budgets_are_several_rows(tiny, tmp_path):
+def test_several_targets_are_several_rows(tiny, tmp_path):
   with tiny.unlocked():
     tiny.grid.arch.target_gbops = ((0.0008, 0.001),)
   execute(sweep.plan(tiny, tmp_path), tmp_path, invent)
   rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
-  assert [(row["seed"], row["target_gbops"], row["selected_top1"], row["final_top1"]) for row in rows] == [
+  assert [(row["seed"], row["target_gbops"], row["meta_state_top1"], row["final_top1"]) for row in rows] == [
       ("0", "0.0008", "90", ""), ("0", "0.001", "90", ""), ("1", "0.0008", "91", ""), ("1", "0.001", "91", "")]
-  numbers = [{name: float(row[name]) if row[name] else None for name in sweep.BUDGET_COLUMNS} for row in rows]
+  numbers = [{name: float(row[name]) if row[name] else None for name in TARGET_FIGURES} for row in rows]
   axes = sweep.accuracy_against_cost(numbers, ["arch.target_gbops", "seed"]).axes[0]
   assert axes.lines[0].get_xydata().tolist() == [[0.99 * 0.0008, 90.5], [0.99 * 0.001, 90.5]]  # Means over the seeds.
   assert len(axes.lines[1].get_xdata()) == 4
@@ -129,6 +131,17 @@ def test_results_of_another_config_are_not_taken(tiny, tmp_path):
   execute(sweep.plan(tiny, tmp_path), tmp_path, invent)
   tiny.fixed.stage_b.epochs = 2
   assert all(run.summary() is None for run in sweep.plan(tiny, tmp_path))
+
+
+def test_results_with_the_keys_of_an_earlier_version_are_not_taken(tiny, tmp_path):
+  runs = sweep.plan(tiny, tmp_path)
+  invent(runs[0])
+  path = runs[0].folder / "report" / "summary.json"
+  summary = json.loads(path.read_text())
+  assert runs[0].summary() == summary
+  path.write_text(json.dumps({"pareto": {"budgets": summary.pop("targets")}} | summary))
+  assert "targets" not in json.loads(path.read_text())
+  assert runs[0].summary() is None
 
 
 @pytest.mark.parametrize("part, value, sentence", [

@@ -1,4 +1,4 @@
-"""Many budgets from one meta-state: each searched as if it were alone; their names, and what a config may say."""
+"""Many targets from one meta-state: each searched as if it were alone; their names, and what a config may say."""
 
 import dataclasses
 import itertools
@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from metamix_jax.records.names import named, targets, trained_targets
+from metamix_jax.records.names import name_for_target, targets, trained_targets
 from metamix_jax.training import context, loop, parallel, phases
 from metamix_jax.training.optimizers import arch_optimizer
 from metamix_jax.training.state import create_arch_states
@@ -17,7 +17,7 @@ from tests.helpers.configs import tiny_config
 TARGETS = (0.0006, 0.0008, 0.001)
 
 
-def test_each_alpha_is_that_of_its_budget_alone(data_dir):
+def test_each_alpha_is_the_one_of_its_target_alone(data_dir):
   """20 iterations on digits, three targets together and each by itself; no search has a part in the meta-state."""
   work = dataclasses.replace(context.prepare(tiny_config(data_dir)), programs=parallel.make_programs(jax.devices()[:1]))
   optimizer = arch_optimizer(3e-2, beta1=0.5, beta2=0.999, epsilon=1e-8, l2=1e-3)
@@ -43,10 +43,10 @@ def test_each_alpha_is_that_of_its_budget_alone(data_dir):
 def test_names_of_one_and_of_several(data_dir):
   config = tiny_config(data_dir)
   assert targets(config) == trained_targets(config) == (0.0008,)
-  assert named("stage_a", config, 0.0008) == "stage_a"
+  assert name_for_target("stage_a", 0.0008, targets(config)) == "stage_a"
   config.arch.target_gbops, config.arch.train_targets = (1, 2.5), (2.5, 1)
   assert trained_targets(config) == (1, 2.5)
-  assert named("stage_a", config, 2.5) == "stage_a_2.5"
+  assert name_for_target("stage_a", 2.5, targets(config)) == "stage_a_2.5"
 
 
 def test_bits_of_one_run_for_several_targets(data_dir):
@@ -56,7 +56,7 @@ def test_bits_of_one_run_for_several_targets(data_dir):
     context.prepare(config)
 
 
-def test_a_budget_that_is_not_finite_is_named(data_dir):
+def test_a_target_whose_search_is_not_finite_is_named(data_dir):
   work = context.prepare(tiny_config(data_dir))
   archs = create_arch_states(
       work.network, optax.sgd(1.0), seed=0, deviation=1e-3, targets_gbops=TARGETS, relative_penalty_weight=1.0)
