@@ -10,6 +10,7 @@ import pytest
 
 from metamix_jax import experiment
 from metamix_jax.errors import UserError
+from metamix_jax.training.context import prepare
 from tests.helpers.configs import tiny_config
 from tests.helpers.interrupted_runs import parameters
 
@@ -34,7 +35,7 @@ def finished_run(data_dir, tmp_path_factory):
   counter, logger = CompilationCounter(), logging.getLogger("jax")
   logger.addHandler(counter)
   with jax.log_compiles():
-    summary = experiment.run(tiny_config(data_dir), workdir)
+    summary = experiment.run(prepare(tiny_config(data_dir)), workdir)
   logger.removeHandler(counter)
   return workdir, summary, counter.counts
 
@@ -73,14 +74,14 @@ def test_each_program_compiles_once_for_each_structure(finished_run):
 
 def test_same_seed_same_bits_and_parameters(finished_run, data_dir, tmp_path):
   workdir, summary, _ = finished_run
-  again = experiment.run(tiny_config(data_dir), tmp_path)
+  again = experiment.run(prepare(tiny_config(data_dir)), tmp_path)
   assert again["targets"] == summary["targets"]
   jax.tree.map(np.testing.assert_array_equal, parameters(workdir), parameters(tmp_path))
 
 
 def test_finished_run_is_restored_not_run_again(finished_run, data_dir):
   workdir, summary, _ = finished_run
-  again = experiment.run(tiny_config(data_dir), workdir)
+  again = experiment.run(prepare(tiny_config(data_dir)), workdir)
   assert again["seconds"] == summary["seconds"]
   assert again["targets"] == summary["targets"]
 
@@ -94,7 +95,7 @@ def test_search_first_then_train_one_after_the_other(finished_run, data_dir, tmp
                       ((0.001,), {"stage_a_0.001", "stage_b_0.001"}),
                       ((0.0008,), {"stage_a_0.0008", "stage_b_0.0008"})):
     config.arch.train_targets = chosen
-    summary = experiment.run(config, tmp_path)
+    summary = experiment.run(prepare(config), tmp_path)
     after = {path.stem: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").glob("*.json")}
     assert after.keys() - before.keys() == new
     assert {name: after[name] for name in before} == before
@@ -119,7 +120,7 @@ def test_a_folder_with_candidate_indices_is_refused(finished_run, data_dir, tmp_
   path.write_text(json.dumps(values))
   with pytest.raises(UserError, match=r"bit_selection.json cannot be read \('targets' is missing\); it is damaged, or "
                      "another version of metamix_jax wrote it") as caught:
-    experiment.run(tiny_config(data_dir), tmp_path / "run")
+    experiment.run(prepare(tiny_config(data_dir)), tmp_path / "run")
   assert "\n" not in str(caught.value) and json.loads(path.read_text()) == values
 
 
@@ -127,14 +128,14 @@ def test_workdir_of_another_config(finished_run, data_dir):
   config = tiny_config(data_dir)
   config.seed = 1
   with pytest.raises(ValueError, match="another config: seed is 0 there and 1 here"):
-    experiment.run(config, finished_run[0])
+    experiment.run(prepare(config), finished_run[0])
 
 
 def test_bits_from_skips_the_search(finished_run, data_dir, tmp_path):
   config = tiny_config(data_dir)
   config.bits_from = str(finished_run[0] / "selected_bits.json")
   config.arch.target_gbops = (0.0008,)  # A tuple of one is that one.
-  summary = experiment.run(config, tmp_path)
+  summary = experiment.run(prepare(config), tmp_path)
   target, = summary["targets"]
   assert target["bits"] == target["most_probable_bits"] == finished_run[1]["targets"][0]["bits"]
   assert target["target_gbops"] == 0.0008
@@ -152,4 +153,4 @@ def test_damaged_bits_file(finished_run, data_dir, tmp_path):
   ):
     (tmp_path / "bits.json").write_text(content)
     with pytest.raises(ValueError, match=sentence):
-      experiment.prepare(config)
+      prepare(config)

@@ -5,6 +5,7 @@ import pytest
 from metamix_jax import config as config_rules
 from metamix_jax import experiment
 from metamix_jax.training import context
+from metamix_jax.training.context import prepare
 from tests.helpers.configs import imagenet_config, middle_target
 
 # GBOPs of the paper and of the release.
@@ -40,7 +41,7 @@ def test_every_phase_with_tiny_networks(tmp_path):
     with config[section].unlocked():
       config[section].options = tiny
   config.arch.target_gbops = middle_target(config)
-  summary = experiment.run(config, tmp_path / "run")
+  summary = experiment.run(prepare(config), tmp_path / "run")
   target, = summary["targets"]
   assert len(target["bits"]) == 6
   assert target["gbops"] <= config.arch.target_gbops
@@ -52,7 +53,7 @@ def test_every_phase_with_tiny_networks(tmp_path):
 def test_every_phase_on_generated_images(network, tmp_path):
   config = imagenet_config(f"{network}-smoke")
   config.data.data_dir = str(tmp_path / "tfds")
-  summary = experiment.run(config, tmp_path / "run")
+  summary = experiment.run(prepare(config), tmp_path / "run")
   target, = summary["targets"]
   assert len(target["bits"]) == {"mobilenet_v2": 51, "mobilenet_v3_large": 62, "resnet18": 19}[network]
   assert 0.97 * config.arch.target_gbops <= target["gbops"] <= config.arch.target_gbops

@@ -14,7 +14,7 @@ TOP_LEVEL = {"__init__", "main", "experiment", "config", "config_file", "command
 ALLOWED = {
     "method": ("errors",),
     "nn": ("method", "errors"),
-    "models": ("nn", "method", "errors", "records.progress"),
+    "models": ("nn", "method", "errors"),
     "data": ("records", "config", "errors"),
     "records": ("method", "config", "errors"),
     "training": ("data", "models", "nn", "method", "records", "config", "errors"),

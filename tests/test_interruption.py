@@ -13,6 +13,7 @@ import pytest
 from metamix_jax import experiment
 from metamix_jax.records import interruption
 from metamix_jax.records.interruption import EXIT_INTERRUPTED
+from metamix_jax.training.context import prepare
 from tests.helpers.configs import tiny_config
 from tests.helpers.files import ROOT
 from tests.helpers.interrupted_runs import EPOCHS, STEPS_PER_EPOCH, StopAfter, parameters, start
@@ -72,17 +73,17 @@ def test_stopped_runs_end_in_the_same_network(data_dir, tmp_path):
   config = tiny_config(data_dir)
   config.checkpoints.every_steps, config.metrics.every_steps, config.evaluate_every_epochs = 2, 2, 1
   config.arch.target_gbops, config.arch.train_targets = (0.0008, 0.001), (0.001,)
-  whole = experiment.run(config, tmp_path / "whole")
+  whole = experiment.run(prepare(config), tmp_path / "whole")
   workdir = tmp_path / "stopped"
   for questions, place in (
       (2, "step 3/5 of pretraining"), (10, "step 8/10 of bit_selection"), (4, "meta_evaluation"),
       (5, "step 3/5 of stage_a_0.001"), (6, "step 1/5 of stage_b_0.001")):
     with pytest.raises(interruption.Interrupted, match=f"^stopped after {place}$"):
-      experiment.run(config, workdir, StopAfter(questions))
+      experiment.run(prepare(config), workdir, StopAfter(questions))
     with (workdir / "metrics.jsonl").open("a") as file:  # As a SIGKILL later on leaves it: ahead of the checkpoint.
       phase = place.split()[-1].replace("meta_evaluation", "stage_a_0.001")
       file.write(json.dumps({"phase": phase, "step": 9, "loss": 99.0}) + '\n{"phase": "stage_a", "st')
-  summary = experiment.run(config, workdir)
+  summary = experiment.run(prepare(config), workdir)
   assert {name: value for name, value in summary.items() if name != "seconds"} == {
       name: value for name, value in whole.items() if name != "seconds"}
   for phase in ("bit_selection", "stage_b_0.001"):

@@ -9,6 +9,7 @@ from metamix_jax import experiment
 from metamix_jax.nn.batch_norm import BatchNorm, check_batch_norm
 from metamix_jax.nn.scheme import Placement, QuantizationScheme
 from metamix_jax.training import context
+from metamix_jax.training.context import prepare
 from metamix_jax.training.steps import AXIS
 from tests.helpers.configs import digits_config, tiny_config
 from tests.helpers.own_network import PlainNetwork
@@ -28,7 +29,7 @@ def test_own_network_goes_through_all_phases(data_dir, tmp_path):
     config.network.options = {"features": (8, 8, 16)}
   # MACs on 8 x 8 images: 8*8*8*9, 4*4*8*8*9, 2*2*8*8*9, 1*1*16*8*9, 16*10.
   config.arch.target_gbops = (8 * 8 * (4608 + 160) + 4 * 4 * (9216 + 2304 + 1152)) / 1e9
-  summary = experiment.run(config, tmp_path)
+  summary = experiment.run(prepare(config), tmp_path)
   target, = summary["targets"]
   assert set(target["bits"]) == {"conv_0", "conv_1", "conv_2"}
   assert {result["bits"]: result["gbops"] for result in summary["uniform"]}[4] == pytest.approx(config.arch.target_gbops, rel=1e-12)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from metamix_jax.errors import UserError
 from metamix_jax.records.names import name_for_target, targets, trained_targets
 from metamix_jax.training import context, loop, parallel, phases
 from metamix_jax.training.optimizers import arch_optimizer
@@ -26,10 +27,10 @@ def test_each_alpha_is_the_one_of_its_target_alone(data_dir):
           work.network, optimizer, seed=0, deviation=1e-3, targets_gbops=targets_gbops, relative_penalty_weight=13.24))
       for targets_gbops in (TARGETS, *((target,) for target in TARGETS)))
   meta = phases.start_step_sizes(work, phases.create_student(work))
-  meta = work.replicate(meta.with_optimizer(work.optimizer(1e-3)))
-  batches = itertools.chain.from_iterable(work.place(work.train_epoch(epoch)) for epoch in range(4))
+  meta = work.replicate(meta.with_optimizer(work.weight_optimizer(1e-3)))
+  batches = itertools.chain.from_iterable(work.place(work.data.train_epoch(epoch)) for epoch in range(4))
   for batch in batches:
-    batch = work.programs.label_targets(work.num_classes, batch)
+    batch = work.programs.label_targets(work.data.num_classes, batch)
     meta, _ = work.programs.bit_meta_step(meta, batch)
     together, _ = work.programs.bit_search_steps(together, meta, batch)
     alone = [work.programs.bit_search_steps(arch, meta, batch)[0] for arch in alone]
@@ -61,7 +62,7 @@ def test_a_target_whose_search_is_not_finite_is_named(data_dir):
   archs = create_arch_states(
       work.network, optax.sgd(1.0), seed=0, deviation=1e-3, targets_gbops=TARGETS, relative_penalty_weight=1.0)
   archs = archs.replace(bad_step=np.array([0, 3, 2], np.int32))
-  steps = loop.Loop(work, "bit_selection", None)
-  state = steps.start({"meta": phases.create_student(work), "arch": archs})
-  with pytest.raises(ValueError, match=r"bit_selection, step 2: the bit-search \(target 0.0008, 0.001\) loss or its"):
-    steps.after_step(state, {})
+  with pytest.raises(UserError, match=r"bit_selection, step 2: the bit-search \(target 0.0008, 0.001\) loss or its"):
+    loop.train(
+        work, loop.Phase("bit_selection", "bit_selection"), {"meta": phases.create_student(work), "arch": archs},
+        lambda batch: batch, lambda state, epoch, batch: (state, {"loss": np.float32(0)}))

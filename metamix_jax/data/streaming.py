@@ -9,7 +9,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from metamix_jax.cores import available_cores
+from metamix_jax.data.cores import available_cores
 from metamix_jax.errors import UserError
 
 logger = logging.getLogger("metamix_jax")

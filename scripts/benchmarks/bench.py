@@ -28,7 +28,7 @@ import synthetic
 import torch_step
 
 from metamix_jax.command_line import flags_parser, stop
-from metamix_jax.cores import available_cores
+from metamix_jax.data.cores import available_cores
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import lowest_bits
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision

@@ -1,6 +1,6 @@
 """PyTorch's full-precision training step of a config's network, for comparison alone; needs torch and torchvision."""
 
-from metamix_jax.cores import available_cores
+from metamix_jax.data.cores import available_cores
 from metamix_jax.errors import UserError
 
 

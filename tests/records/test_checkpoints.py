@@ -9,6 +9,7 @@ import pytest
 from metamix_jax import experiment
 from metamix_jax.records import interruption
 from metamix_jax.records.interruption import EXIT_INTERRUPTED
+from metamix_jax.training.context import prepare
 from tests.helpers.configs import tiny_config
 from tests.helpers.interrupted_runs import StopAfter, start
 
@@ -20,7 +21,7 @@ def stopped(data_dir, tmp_path):
   config.checkpoints.every_steps = 2
   workdir = tmp_path / "run"
   with pytest.raises(interruption.Interrupted, match="stopped after step 4/5 of pretraining"):
-    experiment.run(config, workdir, StopAfter(3))
+    experiment.run(prepare(config), workdir, StopAfter(3))
   assert sorted(path.name for path in (workdir / "checkpoints" / "steps" / "pretraining").iterdir()) == ["2", "4"]
   return config, workdir
 
@@ -33,7 +34,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(stopped, damage, caplo
   for path in files:
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2]) if damage == "truncate" else path.unlink()
   with pytest.raises(interruption.Interrupted, match="stopped after step 3/5"):
-    experiment.run(config, workdir, StopAfter(0))
+    experiment.run(prepare(config), workdir, StopAfter(0))
   messages = [record.message for record in caplog.records]
   assert any("the checkpoint of step 4 cannot be read" in message for message in messages)
   assert (workdir / "checkpoints" / "steps" / "pretraining_4.unreadable").is_dir()
@@ -73,8 +74,8 @@ def test_no_room_on_the_disk(stopped, monkeypatch):
   monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1000))
   with pytest.raises(ValueError, match=r"pretraining, step 5: the checkpoint cannot be written to \S+ "
                      r"\(0\.0 MB needed, 0\.0 MB free\); what was saved before is whole") as caught:
-    experiment.run(config, workdir, StopAfter(0))
+    experiment.run(prepare(config), workdir, StopAfter(0))
   assert "\n" not in str(caught.value)
   monkeypatch.undo()
   with pytest.raises(interruption.Interrupted, match="stopped after step 5/5"):
-    experiment.run(config, workdir, StopAfter(0))
+    experiment.run(prepare(config), workdir, StopAfter(0))

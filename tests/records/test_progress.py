@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import pytest
 
 from metamix_jax.records import progress
+from metamix_jax.records.clock import Clock
 
 
 class Screen:
@@ -71,10 +72,13 @@ def train():
   level, propagate, logger.propagate = logger.level, logger.propagate, False
   logger.setLevel(logging.INFO)
   try:
-    bar = progress.Progress("stage_a", 6, batch_size=64, every_seconds=0.03)
+    clock = Clock()
+    bar = progress.Progress("stage_a", 6, batch_size=64, every_seconds=0.03, clock=clock)
     for step in range(1, 7):
       time.sleep(0.12)
-      bar.after_step({"loss": jnp.float32(step)})
+      if step > 1:
+        clock.count_step()
+      bar.after_step({"loss": jnp.float32(step)}, compiled=step == 1)
       if step == 3:
         for batch in progress.show_bar(range(3), "evaluation", 3):
           time.sleep(0.12)
@@ -113,8 +117,8 @@ def test_plain_lines_elsewhere(capfd):
 
 def test_a_continued_loop_starts_its_bar_where_it_is(on_terminal):
   def steps():
-    bar = progress.Progress("stage_b", 1000, batch_size=64, every_seconds=1e6, first_step=900)
-    bar.after_step({"loss": jnp.float32(1)})
+    bar = progress.Progress("stage_b", 1000, batch_size=64, every_seconds=1e6, clock=Clock(), first_step=900)
+    bar.after_step({"loss": jnp.float32(1)}, compiled=True)
     bar.close()
 
   assert re.search(r"stage_b:  90%\|█+.*\| 90[01]/1000 \[", on_terminal(steps))

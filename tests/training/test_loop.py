@@ -14,6 +14,10 @@ class HostRead(Exception):
   pass
 
 
+class Enough(Exception):
+  pass
+
+
 def forbid_reading(monkeypatch, array, early):
   """From here on every conversion of an array to a host value raises, and waiting for other trees than the early ones.
 
@@ -44,24 +48,24 @@ def test_no_step_moves_anything_to_the_host(data_dir, tmp_path, monkeypatch):
   config.metrics.every_steps = config.checkpoints.every_steps = 1000
   work = context.prepare(config)
   meta = phases.start_step_sizes(work, phases.create_student(work))
-  meta = meta.with_optimizer(work.optimizer(1e-3))
+  meta = meta.with_optimizer(work.weight_optimizer(1e-3))
   saving = loop.Saving(tmp_path, interruption.StopRequest(), MetricsFile(tmp_path))
-  steps = loop.Loop(work, "bit_selection", saving)
-  state = steps.start({"meta": meta, "arch": phases.create_architectures(work)})
-  guarded, results, metrics = 0, [], None
-  for number, (_, batch) in enumerate(steps.batches()):
-    if number >= work.steps_per_epoch - 1:
-      break
-    if number == 1:  # The first step compiles, and the progress line says so.
-      early = results[:1]
-      forbid_reading(monkeypatch, metrics["loss"], early)
-    batch = work.programs.label_targets(work.num_classes, batch)
+  results, early = [], []
+
+  def step(state, epoch, batch):
+    del epoch
+    if len(results) == work.data.steps_per_epoch - 1:  # The last step is printed and saved.
+      raise Enough
+    if len(results) == 1:  # The first step compiles, and the progress line says so.
+      forbid_reading(monkeypatch, results[0]["loss"], early)
     meta, metrics = work.programs.bit_meta_step(state["meta"], batch)
     arch, _ = work.programs.bit_search_steps(state["arch"], meta, batch)
-    state = {"meta": meta, "arch": arch}
     results.append(metrics)
-    if number > 1:
-      early.append(results[number - 2])
-    steps.after_step(state, metrics)
-    guarded += number > 0
-  assert guarded == work.steps_per_epoch - 2
+    early[:] = results[-3:-2]
+    return {"meta": meta, "arch": arch}, metrics
+
+  with pytest.raises(Enough):
+    loop.train(
+        work, loop.Phase("bit_selection", "bit_selection"), {"meta": meta, "arch": phases.create_architectures(work)},
+        lambda batch: work.programs.label_targets(work.data.num_classes, batch), step, saving=saving)
+  assert len(results) == 4 == work.data.steps_per_epoch - 1

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from metamix_jax.training import context, parallel, phases
+from metamix_jax.training import context, evaluation, parallel, phases
 from tests.helpers.configs import tiny_config
 
 
@@ -34,9 +34,9 @@ def test_evaluation_and_statistics_are_two_steps_ahead(data_dir, monkeypatch):
   on_watched = dataclasses.replace(work, programs=programs)
   meta = work.replicate(phases.create_student(work))
   monkeypatch.setattr(jax, "device_get", fetched)
-  phases.evaluate(on_watched, meta, {})
+  evaluation.evaluate(on_watched, meta, {})
   assert steps == {"evaluation_step": 15} and max(in_flight) == 3 and in_flight[-1] == 0
-  phases.reestimate_batch_statistics(on_watched, meta, {})
+  evaluation.reestimate_batch_statistics(on_watched, meta, {})
   assert steps["batch_moments_step"] == 5 and max(in_flight) == 3 and in_flight[-1] == 0
 
 
@@ -46,9 +46,9 @@ def test_evaluation_is_the_same_on_any_number_of_devices(num_devices, data_dir):
   work = context.prepare(tiny_config(data_dir))
   on_few = dataclasses.replace(work, programs=parallel.make_programs(jax.devices()[:num_devices]))
   meta = phases.create_student(on_few)
-  top1 = phases.evaluate(on_few, on_few.replicate(meta), {})
+  top1 = evaluation.evaluate(on_few, on_few.replicate(meta), {})
   expected = []
-  for batch in work.evaluation_batches():
+  for batch in work.data.evaluation_batches():
     logits = meta.network.module.apply(
         {"params": meta.weights, "batch_stats": meta.batch_stats}, meta.network.normalize(batch["image"]), train=False)
     expected.extend((np.argmax(logits, -1) == batch["label"])[batch["mask"] > 0])

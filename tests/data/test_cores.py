@@ -2,7 +2,7 @@
 
 import os
 
-from metamix_jax.cores import available_cores
+from metamix_jax.data.cores import available_cores
 
 
 def test_cores_that_the_process_may_use(monkeypatch):
