@@ -18,7 +18,7 @@ from metamix_jax.records.interruption import StopRequest
 from metamix_jax.records.names import format_target, named, targets, trained_targets
 from metamix_jax.records.selected_bits import read_selected_bits, write_selected_bits
 from metamix_jax.records.summary import describe_network, summarize
-from metamix_jax.records.workdir import check_workdir
+from metamix_jax.records.workdir import check_data, check_workdir
 from metamix_jax.training import phases, stability
 from metamix_jax.training.context import TrainingContext, prepare
 from metamix_jax.training.run_phases import RunPhases
@@ -42,6 +42,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stop_request: 
   """
   context = prepare(config)
   check_workdir(config, workdir)
+  check_data(workdir, context.data_description)
   run_phases = RunPhases(context, workdir, stop_request or StopRequest())
   saving, layers = run_phases.saving, context.network.layers
   if multihost.is_first():

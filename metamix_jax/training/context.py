@@ -1,7 +1,8 @@
 """What a run works on: a checked config, its data set, its network, and the steps mapped over the devices."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+import logging
 from typing import Any
 
 import jax
@@ -21,6 +22,8 @@ from metamix_jax.training.optimizers import weight_optimizer
 from metamix_jax.training.state import Network
 from metamix_jax.training.steps import AXIS
 
+logger = logging.getLogger("metamix_jax")
+
 HostBatches = Iterator[dict[str, np.ndarray]]
 
 
@@ -39,6 +42,7 @@ class TrainingContext:
     evaluation_batches: the evaluation split, padded and masked.
     num_evaluation_batches: how many these are.
     skipped_records: records that could not be decoded; None where such a record is an error.
+    data_description: what the run reads (data.describe), for records.workdir.check_data.
     programs: the steps, mapped over devices.
   """
 
@@ -52,6 +56,7 @@ class TrainingContext:
   evaluation_batches: Callable[[], HostBatches]
   num_evaluation_batches: int
   skipped_records: Any
+  data_description: Mapping[str, Any]
   programs: parallel.Programs
 
   def place(self, batches: HostBatches) -> Iterator[dict[str, jax.Array]]:
@@ -81,7 +86,8 @@ def prepare(config: ml_collections.ConfigDict) -> TrainingContext:
   _check_networks(config)  # A wrong name is found before TensorFlow is loaded.
 
   from metamix_jax import data  # pylint: disable=g-import-not-at-top  Loads TensorFlow: seconds.
-  dataset = data.open_dataset(config.data.name, config.data.data_dir)
+  splits = config.data.train_split, config.data.evaluation_split
+  dataset = data.open_dataset(config.data.name, config.data.data_dir, splits)
   info = data.dataset_info(
       dataset, train_split=config.data.train_split, evaluation_split=config.data.evaluation_split)
   config_rules.check_batch_size("batch_size", config.batch_size, jax.device_count(), info.num_train)
@@ -114,9 +120,13 @@ def prepare(config: ml_collections.ConfigDict) -> TrainingContext:
         dataset, config.data.evaluation_split, reading(config.evaluation_batch_size),
         short_side=config.data.evaluation_short_side)
 
+  for split in splits:
+    data.check_records(dataset, split, reading(1))
+  logger.info("data: %s", data.describe_in_words(dataset, splits))
   return TrainingContext(
       config, network, teacher, info.num_classes, image_shape, info.num_train // config.batch_size, train_epoch,
-      evaluation_batches, -(-info.num_evaluation // config.evaluation_batch_size), skipped, parallel.make_programs())
+      evaluation_batches, -(-info.num_evaluation // config.evaluation_batch_size), skipped,
+      data.describe(dataset, splits), parallel.make_programs())
 
 
 def build_networks(
@@ -152,7 +162,8 @@ def networks_without_data(config: ml_collections.ConfigDict) -> tuple[Network, N
   """
   config_rules.validate(config)
   from metamix_jax import data  # pylint: disable=g-import-not-at-top  Loads TensorFlow: seconds.
-  return build_networks(config, *data.classes_and_channels(config.data.name, config.data.data_dir))
+  return build_networks(config, *data.classes_and_channels(
+      config.data.name, config.data.data_dir, (config.data.train_split, config.data.evaluation_split)))
 
 
 def _augmentation(section):
