@@ -30,7 +30,7 @@ from metamix_jax.records.results import (
 )
 from metamix_jax.records.selected_bits import read_selected_bits, write_selected_bits
 from metamix_jax.records.summary import describe_network, summarize
-from metamix_jax.records.workdir import check_workdir
+from metamix_jax.records.workdir import check_data, check_workdir
 from metamix_jax.training import phases
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.evaluation import evaluate, evaluate_bits, evaluate_uniform_bits
@@ -59,6 +59,7 @@ def run(context: TrainingContext, workdir: pathlib.Path, stop_request: StopReque
   """
   config, layers = context.config, context.network.layers
   check_workdir(config, workdir)
+  check_data(workdir, context.data.description)
   if multihost.is_lead_process():
     files.write_json(workdir / "network.json", describe_network(config, layers))
   run_phases = RunPhases(context, workdir, stop_request or StopRequest())

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from metamix_jax.data import images as image_functions
+from metamix_jax.data import streaming
 from metamix_jax.data.datasets import image_channels, num_examples, records
 from metamix_jax.data.shift import mirror_images, shift_images
 from metamix_jax.data.streaming import ReadOptions, decoded_batches, replace_undecodable
@@ -141,6 +142,24 @@ def evaluation_batches(
   else:
     batches = _decoded_in_order(builder, split, options, short_side)
   return _padded(batches, num_batches, options, image_channels(builder))
+
+
+def check_records(builder: tfds.core.DatasetBuilder, split: str, options: ReadOptions) -> None:
+  """Reads the beginning of a split, the same in every process, to find out whether anything can be trained on it.
+
+  Args:
+    builder: from `open_dataset`.
+    split: TFDS split that has images.
+    options: whether records may be skipped.
+
+  Raises:
+    UserError: none of its records can be decoded, or the first one cannot and none may be skipped, or it has no
+      label; the sentence names it.
+  """
+  options = dataclasses.replace(options, batch_size=1, process_index=0, process_count=1)
+  streaming.check_records(
+      lambda named: _records(builder, split, options, named), _evaluation_decoder(builder, options, short_side=None),
+      options, builder.info.features["label"].num_classes, split)
 
 
 @dataclasses.dataclass(frozen=True)

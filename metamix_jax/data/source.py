@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator
 import dataclasses
+import logging
+from typing import Any
 
 import ml_collections
 import tensorflow_datasets as tfds
 
-from metamix_jax.data.datasets import DatasetInfo, dataset_info, open_dataset
-from metamix_jax.data.pipeline import Batch, RandomResizedCrop, Shift, evaluation_batches, train_epoch
+from metamix_jax.data.datasets import DatasetInfo, dataset_info, describe, describe_in_words, open_dataset
+from metamix_jax.data.pipeline import Batch, RandomResizedCrop, Shift, check_records, evaluation_batches, train_epoch
 from metamix_jax.data.streaming import ReadOptions, SkippedRecords
+
+logger = logging.getLogger("metamix_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +62,11 @@ class DataSource:
     return -(-self.info.num_evaluation // self.evaluation_batch_size)
 
   @property
+  def description(self) -> dict[str, Any]:
+    """What the run reads: names, version, classes and numbers of images, as datasets.describe has it."""
+    return describe(self.builder, (self.section.train_split, self.section.evaluation_split))
+
+  @property
   def num_skipped(self) -> int:
     """Records that this process could not decode."""
     return len(self.skipped.names) if self.skipped else 0
@@ -87,14 +96,20 @@ class DataSource:
 
 
 def open_source(config: ml_collections.ConfigDict, process_index: int, process_count: int) -> DataSource:
-  """Opens the data set that a validated config names; prepares it where that is needed.
+  """Opens the data set that a validated config names, prepares it where that is needed, and logs what it holds.
 
   Raises:
-    UserError: the data set or one of its splits does not exist, or its images cannot be used.
+    UserError: the data set or one of its splits does not exist, its classes do not fit together, or its images cannot be
+      used.
   """
   section = config.data
-  builder = open_dataset(section.name, section.data_dir)
+  splits = section.train_split, section.evaluation_split
+  builder = open_dataset(section.name, section.data_dir, splits)
   info = dataset_info(builder, train_split=section.train_split, evaluation_split=section.evaluation_split)
+  skipped = SkippedRecords() if section.corrupt_records == "skip" else None
+  for split in splits:
+    check_records(builder, split, ReadOptions(1, section.image_size, 0, 1, section.num_threads, skipped))
+  logger.info("data: %s", describe_in_words(builder, splits))
   return DataSource(
       builder, info, section, config.seed, config.batch_size, config.evaluation_batch_size, process_index, process_count,
-      SkippedRecords() if section.corrupt_records == "skip" else None)
+      skipped)

@@ -109,6 +109,40 @@ def check_decodable(
   raise UserError(f"none of the {count} records of {description} can be decoded; the first is {first[0]} ({first[1]}).")
 
 
+def check_records(
+    records: Callable[[bool], tf.data.Dataset], convert: Convert, options: ReadOptions, num_classes: int, split: str
+) -> None:
+  """Decodes records until one succeeds, so that a split without any is found before anything is trained.
+
+  Args:
+    records: as for `decoded_batches`, here the records of the whole split.
+    convert: as for `decoded_batches`.
+    options: where none may be skipped, the first record must be decodable.
+    num_classes: the label of that record must be below it.
+    split: name of the split, for the sentence.
+
+  Raises:
+    UserError: no record can be decoded, or the first one cannot and none may be skipped, or it has no label; the
+      sentence names it. Or a file cannot be read.
+  """
+  undecodable = []
+  with _readable_files():
+    for _, labels, decoded, encoded, names in _Decoder(records, convert, options, seed=0).marked(0, batch_size=1):
+      name = _printable(names[0])
+      if decoded.all():
+        if not 0 <= labels[0] < num_classes:
+          raise UserError(
+              f"record {name} of split {split!r} has label {labels[0]}, which is not a class (0 to {num_classes - 1}):"
+              " use a split with labels.")
+        return
+      undecodable.append((name, _reason(encoded[0])))
+      if options.skipped is None:
+        raise _undecodable(*undecodable[0])
+  name, reason = undecodable[0]
+  raise UserError(
+      f"none of the {len(undecodable)} records of split {split!r} can be decoded; the first is {name} ({reason}).")
+
+
 @contextlib.contextmanager
 def _readable_files():
   """Turns what TensorFlow says of a file that it cannot read into one sentence."""
