@@ -17,8 +17,8 @@ version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/de
 # A PYTHON that does not run, or of another version than metamix_jax takes, is refused below.
 if [[ -x "$venv/bin/python" && -n "${PYTHON:-}" ]] && version="$(version_of "$PYTHON")"; then
   if [[ "$(version_of "$venv/bin/python")" != "$version" ]]; then
-    echo "install.sh: $venv has Python $(version_of "$venv/bin/python"), and '$PYTHON' is $version; name another folder" \
-      "with VENV=.venv-$version." >&2
+    echo "install.sh: $venv has Python $(version_of "$venv/bin/python"), and '$PYTHON' is $version; name another" \
+      "folder with VENV=.venv-$version." >&2
     exit 1
   fi
 fi
