@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a virtual environment, installs the locked dependencies and this package (editable) into it, and prints its
 # interpreter. Called by the other scripts; does nothing when the environment already matches the lock.
-# $PYTHON: the interpreter to make it with, by default python3. $VENV: its folder, by default .venv at the repository root.
+# $PYTHON: the interpreter to make it with, by default python3. $VENV: its folder, by default .venv at the root.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root="$PWD"
@@ -14,10 +14,13 @@ wanted="$(cat requirements.lock setup.cfg pyproject.toml metamix_jax/__init__.py
 
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
-if [[ -n "${PYTHON:-}" && -x "$venv/bin/python" && "$(version_of "$venv/bin/python")" != "$(version_of "$PYTHON")" ]]; then
-  echo "install.sh: $venv has Python $(version_of "$venv/bin/python"), and '$PYTHON' is another version; name another" \
-    "folder with VENV=.venv-$(version_of "$PYTHON"), or remove it." >&2
-  exit 1
+# A PYTHON that does not run, or of another version than metamix_jax takes, is refused below.
+if [[ -x "$venv/bin/python" && -n "${PYTHON:-}" ]] && version="$(version_of "$PYTHON")"; then
+  if [[ "$(version_of "$venv/bin/python")" != "$version" ]]; then
+    echo "install.sh: $venv has Python $(version_of "$venv/bin/python"), and '$PYTHON' is $version; name another" \
+      "folder with VENV=.venv-$version." >&2
+    exit 1
+  fi
 fi
 if [[ -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
   echo "$venv/bin/python"
@@ -25,7 +28,8 @@ if [[ -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
 fi
 
 if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
-  echo "install.sh: metamix_jax needs Python 3.11, 3.12 or 3.13, and '$python' is not one; name one with PYTHON=/path/to/python." >&2
+  echo "install.sh: metamix_jax needs Python 3.11, 3.12 or 3.13, and '$python' is not one; name one with" \
+    "PYTHON=/path/to/python." >&2
   exit 1
 fi
 
