@@ -7,7 +7,7 @@ import pytest
 from metamix_jax.method.precision import FULL_PRECISION, uniform_precision
 from metamix_jax.training import context, phases
 from metamix_jax.training.steps import AXIS
-from tests.test_experiment import data_dir, digits_config  # pylint: disable=unused-import  The fixture.
+from tests.helpers.configs import digits_config
 
 NETWORKS = {
     "mobilenet_v2": {},

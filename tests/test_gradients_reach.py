@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from metamix_jax.models import create_network
-from metamix_jax.nn.layers import QuantizationScheme, trace_layers
+from metamix_jax.nn.scheme import Placement, QuantizationScheme
+from metamix_jax.nn.tracing import trace_layers
 from metamix_jax.training import parallel
 from metamix_jax.training.optimizers import weight_labels
 from metamix_jax.training.state import Network, create_arch_states, create_meta_state
@@ -26,7 +27,7 @@ QUICK = (("resnet18", (3, 8)),)  # The others take a minute or more each.
 def test_gradients_reach_everything(name, bits):
   """The first momentum is the gradient itself: it must be finite everywhere and not zero in any array."""
   programs = parallel.make_programs(jax.devices()[:1])
-  module = create_network(name, CLASSES, QuantizationScheme(bits, 4, 8, AXIS), {})
+  module = create_network(name, CLASSES, QuantizationScheme(bits, 4, 8, Placement(AXIS)), {})
   network = Network(module, trace_layers(module, SHAPE), (0.5,) * 3, (0.25,) * 3, 1e-6)
   rng = np.random.default_rng(0)
   batch = parallel.split_batch({
@@ -38,14 +39,15 @@ def test_gradients_reach_everything(name, bits):
   meta = meta.with_activation_step_sizes(programs.calibration_step(meta, batch)).with_weight_step_sizes()
   meta = jax.device_get(meta.with_optimizer(optimizer))
   weight_labels(meta.trainable)  # Raises for a leaf without an optimiser.
+  target = sum(layer.macs for layer in network.layers) * 16 / 1e9
   arch = create_arch_states(
-      network, optimizer, seed=0, deviation=1e-3, targets_gbops=(sum(l.macs for l in network.layers) * 16 / 1e9,),
-      relative_penalty_weight=1e-3 * sum(l.macs for l in network.layers) * 16 / 1e9)
+      network, optimizer, seed=0, deviation=1e-3, targets_gbops=(target,), relative_penalty_weight=1e-3 * target)
   arch = jax.device_get(arch)
 
   new_meta, _ = programs.bit_meta_step(meta, batch)
   new_arch, _ = programs.bit_search_steps(arch, meta, batch)
-  for tree, expected in ((new_meta.optimizer_state.trace, meta.trainable), (new_arch.optimizer_state.trace, arch.alpha)):
+  for tree, expected in (
+      (new_meta.optimizer_state.trace, meta.trainable), (new_arch.optimizer_state.trace, arch.alpha)):
     gradients = traverse_util.flatten_dict(tree, sep="/")
     assert gradients.keys() == traverse_util.flatten_dict(expected, sep="/").keys()
     for path, gradient in gradients.items():

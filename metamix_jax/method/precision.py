@@ -1,7 +1,8 @@
 """Precision trees: what tells each layer of a network how to quantise its input (see layers.py).
 
 A tree mirrors the modules of the network; an empty one means full precision. Its leaves are arrays, so that a
-change of bits is a change of data, not of the program.
+change of bits is a change of data, not of the program. Only these trees hold candidate indices; everywhere else bits are
+bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,21 +18,27 @@ FULL_PRECISION: dict = {}
 
 
 def uniform_precision(layers: Sequence[LayerCost], candidate: Array) -> dict:
-  """Every searched layer at the candidate of this index, int32 scalar; the others at their only one."""
-  return assigned_precision(layers, {layer.name: candidate for layer in layers if layer.searched})
+  """Puts every searched layer at the candidate of this index, an int32 scalar; for the scan over bit-widths in M10."""
+  return _candidate_tree({layer.name: candidate if layer.searched else 0 for layer in layers})
 
 
-def assigned_precision(layers: Sequence[LayerCost], candidates: Mapping[str, Array]) -> dict:
-  """Every searched layer at its own candidate: index by layer name, int32 scalars."""
-  return _tree({
-      (*layer.name.split("/"), "candidate"): jnp.asarray(candidates[layer.name] if layer.searched else 0, jnp.int32)
-      for layer in layers
-  })
+def assigned_precision(layers: Sequence[LayerCost], bits: Mapping[str, int]) -> dict:
+  """Puts every searched layer at its own bits.
+
+  Args:
+    layers: every quantised layer.
+    bits: by layer name; only the searched layers are looked up.
+
+  Raises:
+    ValueError: a layer does not have the candidate.
+  """
+  return _candidate_tree({
+      layer.name: layer.candidate_of(bits[layer.name]) if layer.searched else 0 for layer in layers})
 
 
 def mixed_precision(layers: Sequence[LayerCost], alpha: Mapping[str, Array]) -> dict:
-  """Every searched layer mixes its candidates with the probabilities of its alpha [B] (M5, M6)."""
-  return _tree({
+  """Lets every searched layer mix its candidates with the probabilities of its alpha [B] (M5, M6)."""
+  return traverse_util.unflatten_dict({
       (*layer.name.split("/"), "probabilities"): bit_probabilities(alpha[layer.name])
       for layer in layers if layer.searched
   } | {
@@ -40,5 +47,6 @@ def mixed_precision(layers: Sequence[LayerCost], alpha: Mapping[str, Array]) -> 
   })
 
 
-def _tree(leaves: dict) -> dict:
-  return traverse_util.unflatten_dict(leaves)
+def _candidate_tree(candidates: Mapping[str, int | Array]) -> dict:
+  return traverse_util.unflatten_dict({
+      (*name.split("/"), "candidate"): jnp.asarray(candidate, jnp.int32) for name, candidate in candidates.items()})

@@ -11,7 +11,7 @@ from metamix_jax.models import mobilenet_v3, resnet
 from metamix_jax.models.mobilenet_v2 import MobileNetV2
 from metamix_jax.models.mobilenet_v3 import MobileNetV3
 from metamix_jax.models.resnet import ResNet
-from metamix_jax.nn.layers import QuantizationScheme
+from metamix_jax.nn.scheme import QuantizationScheme
 
 NETWORKS = {
     "mobilenet_v2": MobileNetV2,

@@ -1,11 +1,13 @@
 """MobileNetV2 (Sandler et al., CVPR 2018), layer by layer as torchvision defines it, of quantised layers."""
 
+import functools
+
 from flax import linen as nn
 from jax import Array
 import jax.numpy as jnp
 
-from metamix_jax.nn.batch_norm import BatchNorm
-from metamix_jax.nn.layers import QuantConv, QuantDense, QuantizationScheme
+from metamix_jax.nn.layers import QuantConv, QuantDense
+from metamix_jax.nn.scheme import QuantizationScheme
 
 # Rows of Table 2: expansion factor t, output channels c, repeats n, stride s of the first repeat.
 IMAGENET_BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
@@ -41,10 +43,7 @@ class InvertedResidual(nn.Module):
   @nn.compact
   def __call__(self, x: Array, *, train: bool) -> Array:
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features]."""
-    def norm(name):
-      return BatchNorm(
-          self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, self.scheme.synchronized_batch_norm, name=name)
-
+    norm = functools.partial(self.scheme.batch_norm, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON)
     y, hidden, input_range = x, x.shape[-1] * self.expansion, self.input_range
     if self.expansion != 1:
       y = QuantConv(self.scheme, input_range, hidden, (1, 1), name="expand")(y)
@@ -84,10 +83,7 @@ class MobileNetV2(nn.Module):
   @nn.compact
   def __call__(self, images: Array, *, train: bool) -> Array:
     """Normalised images [N, H, W, C] -> logits [N, num_classes]."""
-    def norm(name):
-      return BatchNorm(
-          self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, self.scheme.synchronized_batch_norm, name=name)
-
+    norm = functools.partial(self.scheme.batch_norm, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON)
     width = self.width_multiplier
     x = QuantConv(
         self.scheme.fixed, "signed", round_channels(self.stem_channels * width), (3, 3),

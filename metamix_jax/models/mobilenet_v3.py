@@ -1,6 +1,7 @@
 """MobileNetV3 (Howard et al., ICCV 2019), layer by layer as torchvision defines it, of quantised layers."""
 
 import dataclasses
+import functools
 
 from flax import linen as nn
 from jax import Array
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 
 from metamix_jax.models.mobilenet_v2 import round_channels
 from metamix_jax.nn.activations import hard_swish
-from metamix_jax.nn.batch_norm import BatchNorm
-from metamix_jax.nn.layers import QuantConv, QuantDense, QuantizationScheme
+from metamix_jax.nn.layers import QuantConv, QuantDense
+from metamix_jax.nn.scheme import QuantizationScheme
 
 # Rows of Tables 1 and 2: kernel size, expanded channels, output channels, squeeze-and-excitation, activation
 # ("relu" or "hard_swish"), stride.
@@ -95,10 +96,7 @@ class InvertedResidual(nn.Module):
   @nn.compact
   def __call__(self, x: Array, *, train: bool) -> Array:
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), output channels]."""
-    def norm(name):
-      return BatchNorm(
-          self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, self.scheme.synchronized_batch_norm, name=name)
-
+    norm = functools.partial(self.scheme.batch_norm, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON)
     kernel, expanded, features, squeeze_excite, activation_name, stride = self.block
     activation, activation_range = ACTIVATIONS[activation_name]
     y, input_range = x, self.input_range
@@ -143,10 +141,7 @@ class MobileNetV3(nn.Module):
   @nn.compact
   def __call__(self, images: Array, *, train: bool) -> Array:
     """Normalised images [N, H, W, C] -> logits [N, num_classes]."""
-    def norm(name):
-      return BatchNorm(
-          self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, self.scheme.synchronized_batch_norm, name=name)
-
+    norm = functools.partial(self.scheme.batch_norm, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON)
     x = QuantConv(
         self.scheme.fixed, "signed", self.stem_channels, (3, 3), stride=self.stem_stride, name="stem")(images)
     x = hard_swish(norm("stem_norm")(x, train=train))

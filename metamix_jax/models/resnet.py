@@ -4,8 +4,8 @@ from flax import linen as nn
 from jax import Array
 import jax.numpy as jnp
 
-from metamix_jax.nn.batch_norm import BatchNorm
-from metamix_jax.nn.layers import QuantConv, QuantDense, QuantizationScheme
+from metamix_jax.nn.layers import QuantConv, QuantDense
+from metamix_jax.nn.scheme import QuantizationScheme
 
 # Blocks in each of the four stages (Table 1).
 RESNET18_STAGES, RESNET50_STAGES, RESNET101_STAGES = (2, 2, 2, 2), (3, 4, 6, 3), (3, 4, 23, 3)
@@ -29,9 +29,7 @@ class ResidualBlock(nn.Module):
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), output channels]; every layer reads a ReLU (M3)."""
     def conv_norm(y, features, kernel, stride, conv_name, norm_name):
       y = QuantConv(self.scheme, "unsigned", features, (kernel, kernel), stride=stride, name=conv_name)(y)
-      norm = BatchNorm(
-          self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, self.scheme.synchronized_batch_norm, name=norm_name)
-      return norm(y, train=train)
+      return self.scheme.batch_norm(BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, norm_name)(y, train=train)
 
     y = x
     for index, (features, kernel, stride) in enumerate(self.convolutions, start=1):
@@ -71,9 +69,7 @@ class ResNet(nn.Module):
     x = QuantConv(
         self.scheme.fixed, "signed", self.width, (self.stem_kernel,) * 2, stride=self.stem_stride,
         name="stem")(images)
-    norm = BatchNorm(
-        self.scheme.axis_name, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, self.scheme.synchronized_batch_norm, name="stem_norm")
-    x = nn.relu(norm(x, train=train))
+    x = nn.relu(self.scheme.batch_norm(BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, "stem_norm")(x, train=train))
     if self.stem_pool:
       x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
     for stage, num_blocks in enumerate(self.stages):

@@ -139,4 +139,4 @@ def check_batch_norm(network: nn.Module, image_shape: tuple[int, int, int], axis
     if path not in moments:
       raise UserError(
           f"layer {'/'.join(path[:-1])} of config.network.name keeps running statistics that cannot be re-estimated; "
-          "allowed is metamix_jax.batch_norm.BatchNorm.")
+          "allowed is what scheme.batch_norm(...) makes.")

@@ -2,7 +2,8 @@
 
 That backend hands a convolution to its library only as [N, H, W, C] by [k, k, C, features], and brings gradients to
 that form outside of loops alone (jax-ml/jax#12868). In the scan of the bit-meta step, the kernel gradient of a
-56 x 56 x 64 convolution took 4.3 s instead of 39 ms. Depthwise convolutions are in depthwise.py.
+56 x 56 x 64 convolution took 4.3 s instead of 39 ms. A 1x1 convolution is a product of two matrices here; depthwise
+convolutions are shifted multiply-adds where depthwise.py wins, and grouped convolutions of XLA's elsewhere.
 """
 
 from functools import partial
@@ -10,21 +11,40 @@ from functools import partial
 import jax
 from jax import Array, lax
 
+from metamix_jax.nn.depthwise import shifted_depthwise
+
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# Of depthwise convolutions: by shifted multiply-adds, XLA's own, or the former on CPUs alone.
+DEPTHWISE_IMPLEMENTATIONS = AUTO, SHIFTED, NATIVE = ("auto", "shifted", "native")
 
 
-def convolve(x: Array, kernel: Array, stride: int, groups: int = 1) -> Array:
-  """Convolution with padding k // 2 on each side.
+def convolve(x: Array, kernel: Array, stride: int, groups: int = 1, depthwise: str = AUTO) -> Array:
+  """Convolves with padding k // 2 on each side, by the implementation that is fast for these shapes.
 
   Args:
     x: [N, H, W, C] floating point.
     kernel: [k_h, k_w, C / groups, features], k odd.
     stride: the same in both directions, >= 1.
-    groups: of channels; with more than one, the gradients are XLA's own.
+    groups: of channels; with more than one, the gradients are XLA's own unless the convolution is depthwise.
+    depthwise: implementation for one feature a channel and a square kernel: "shifted", "native", or "auto": shifted on
+      CPU, where it was measured to win; native elsewhere (not measured).
 
   Returns:
     [N, (H - 1) // stride + 1, (W - 1) // stride + 1, features].
+
+  Raises:
+    ValueError: an unknown implementation of depthwise convolutions.
   """
+  if depthwise not in DEPTHWISE_IMPLEMENTATIONS:
+    raise ValueError(f"depthwise is {depthwise!r}; allowed are {', '.join(DEPTHWISE_IMPLEMENTATIONS)}.")
+  height, width, _, features = kernel.shape
+  if groups == x.shape[-1] == features and height == width:
+    shifted = depthwise == SHIFTED or depthwise == AUTO and jax.default_backend() == "cpu"
+    return shifted_depthwise(x, kernel, stride) if shifted else _forward(x, kernel, stride, groups)
+  if (height, width, stride, groups) == (1, 1, 1, 1):
+    # As a product of two matrices: XLA:CPU does not turn the kernel gradient of a 1x1 convolution into one by itself,
+    # and writes a transposed copy of the output's gradient for that of a product of more than two dimensions.
+    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], features)
   return _convolve(x, kernel, stride) if groups == 1 else _forward(x, kernel, stride, groups)
 
 

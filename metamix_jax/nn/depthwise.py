@@ -1,4 +1,4 @@
-"""Depthwise convolution with its own gradients, for backends whose native one is slow.
+"""Depthwise convolution with its own gradients, for backends whose grouped convolution is slow.
 
 XLA's CPU backend computes a grouped convolution channel by channel: a MobileNet step spends most of its
 time there. The same sum written as k * k shifted multiply-adds is vectorised over channels; the kernel
@@ -11,44 +11,19 @@ import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
-DEPTHWISE_IMPLEMENTATIONS = ("auto", "shifted", "native")
 
-
-def depthwise_conv(x: Array, kernel: Array, stride: int, implementation: str = "auto") -> Array:
-  """Depthwise convolution with padding k // 2 on each side.
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def shifted_depthwise(x: Array, kernel: Array, stride: int) -> Array:
+  """Convolves each channel with its own kernel, with padding k // 2 on each side.
 
   Args:
     x: [N, H, W, C] floating point.
     kernel: [k, k, 1, C], odd k.
     stride: the same in both directions, >= 1.
-    implementation: "shifted", "native", or "auto": shifted on CPU, where it was measured to win; native
-      elsewhere (not measured).
 
   Returns:
     [N, (H - 1) // stride + 1, (W - 1) // stride + 1, C].
-
-  Raises:
-    ValueError: an unknown implementation.
   """
-  if implementation not in DEPTHWISE_IMPLEMENTATIONS:
-    raise ValueError(
-        f"depthwise implementation is {implementation!r}; allowed are {', '.join(DEPTHWISE_IMPLEMENTATIONS)}."
-    )
-  if implementation == "auto":
-    implementation = "shifted" if jax.default_backend() == "cpu" else "native"
-  return (_shifted if implementation == "shifted" else _native)(x, kernel, stride)
-
-
-def _native(x, kernel, stride):
-  pad = kernel.shape[0] // 2
-  return lax.conv_general_dilated(
-      x, kernel, (stride, stride), ((pad, pad), (pad, pad)),
-      dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[-1],
-  )
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _shifted(x, kernel, stride):
   size, (_, height, width, channels) = kernel.shape[0], x.shape
   pad = size // 2
   out_h, out_w = (height - 1) // stride + 1, (width - 1) // stride + 1
@@ -71,7 +46,7 @@ def _pad(x, rows, columns):
 
 
 def _shifted_forward(x, kernel, stride):
-  return _shifted(x, kernel, stride), (x, kernel)
+  return shifted_depthwise(x, kernel, stride), (x, kernel)
 
 
 def _shifted_backward(stride, saved, dy):
@@ -133,4 +108,4 @@ def _kernel_gradient(x, dy, size, stride):
   return taps.reshape(size, size, 1, channels).astype(x.dtype)
 
 
-_shifted.defvjp(_shifted_forward, _shifted_backward)
+shifted_depthwise.defvjp(_shifted_forward, _shifted_backward)

@@ -14,75 +14,26 @@ Without an entry in `precision` the input stays in full precision. All of them a
 program serves every assignment of bits.
 """
 
-from collections.abc import Callable, Sequence
-import dataclasses
-import math
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from flax import linen as nn
 import jax
 from jax import Array
 import jax.numpy as jnp
 
-from metamix_jax.method.bit_mixture import mix_bit_widths
-from metamix_jax.method.bops import LayerCost
 from metamix_jax.method.quantizers import (
   CodeRange,
   code_range,
-  fake_quantize,
   initial_step_size,
   input_shift,
   lowest_initial_step_size,
   step_size_gradient_scale,
 )
 from metamix_jax.nn.convolution import convolve
-from metamix_jax.nn.depthwise import depthwise_conv
+from metamix_jax.nn.scheme import QuantizationScheme
 
 # He initialisation by fan-out, as torchvision starts its convolutions.
 conv_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-class Quantizer(NamedTuple):
-  """The functions that quantise inputs and kernels; another quantiser takes the same arguments.
-
-  Attributes:
-    fake_quantize: one bit-width, as quantizers.fake_quantize (M1).
-    mix_bit_widths: the mixture of all, as bit_mixture.mix_bit_widths (M6).
-  """
-
-  fake_quantize: Callable[..., Array]
-  mix_bit_widths: Callable[..., Array]
-
-
-LSQ = Quantizer(fake_quantize, mix_bit_widths)
-
-
-@dataclasses.dataclass(frozen=True)
-class QuantizationScheme:
-  """How the layers of a network are quantised; hashable, a static part of every program.
-
-  Attributes:
-    candidate_bits: candidate activation bit-widths B, ascending; a layer with one candidate is not searched.
-    weight_bits: bit-width of the kernel when it is quantised.
-    fixed_bits: activation and weight bits of layers that are not searched (first and last) [C].
-    axis_name: pmap axis over which a batch is split, or None.
-    depthwise: implementation of depthwise convolutions, see depthwise.py.
-    synchronized_batch_norm: for the batch norm of the network: see batch_norm.BatchNorm.
-    quantizer: the functions that quantise.
-  """
-
-  candidate_bits: tuple[int, ...]
-  weight_bits: int
-  fixed_bits: int
-  axis_name: str | None = None
-  depthwise: str = "auto"
-  synchronized_batch_norm: bool = True
-  quantizer: Quantizer = LSQ
-
-  @property
-  def fixed(self) -> "QuantizationScheme":
-    """The scheme of a layer that is not searched: `fixed_bits` for its activations and its weights."""
-    return dataclasses.replace(self, candidate_bits=(self.fixed_bits,), weight_bits=self.fixed_bits)
 
 
 class QuantLayer(nn.Module):
@@ -120,7 +71,8 @@ class QuantLayer(nn.Module):
     return self.scheme.quantizer.fake_quantize(kernel, self.get_variable("step_sizes", "weight"), codes, scale)
 
   def _num_replicas(self) -> int:
-    return 1 if self.scheme.axis_name is None else jax.lax.psum(1, self.scheme.axis_name)
+    axis_name = self.scheme.placement.axis_name
+    return 1 if axis_name is None else jax.lax.psum(1, axis_name)
 
 
 class QuantConv(QuantLayer):
@@ -146,20 +98,10 @@ class QuantConv(QuantLayer):
     height, width = self.kernel_size
     shape = (height, width, x.shape[-1] // self.groups, self.features)
     kernel = self.quantize_kernel(self.param("kernel", conv_kernel_init, shape, jnp.float32)).astype(x.dtype)
-    y = self._convolve(self.quantize_input(x), kernel)
+    y = convolve(self.quantize_input(x), kernel, self.stride, self.groups, self.scheme.placement.depthwise)
     if self.use_bias:
       y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(y.dtype)
     return y
-
-  def _convolve(self, x, kernel):
-    height, width = self.kernel_size
-    if self.groups == x.shape[-1] == self.features and height == width:
-      return depthwise_conv(x, kernel, self.stride, self.scheme.depthwise)
-    if (height, width, self.stride, self.groups) == (1, 1, 1, 1):
-      # As a product of two matrices: XLA:CPU does not turn the kernel gradient of a 1x1 convolution into one by itself,
-      # and writes a transposed copy of the output's gradient for that of a product of more than two dimensions.
-      return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
-    return convolve(x, kernel, self.stride, self.groups)
 
 
 class QuantDense(QuantLayer):
@@ -191,31 +133,3 @@ def weight_step_sizes(kernel: Array, weight_bits: int) -> Array:
   """Starting step sizes [out_channels] of a kernel [..., out_channels] (M4)."""
   mean_magnitude = jnp.mean(jnp.abs(kernel), axis=tuple(range(kernel.ndim - 1)))
   return initial_step_size(mean_magnitude, code_range(weight_bits, "signed").highest)
-
-
-def trace_layers(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple[LayerCost, ...]:
-  """The quantised layers of `network` in the order of their calls, for one image of [H, W, C].
-
-  MACs: out_h * out_w * out_c * in_c / groups * k_h * k_w for a convolution, in * out for a dense layer [C].
-  """
-  layers = []
-
-  def record(call, args, kwargs, context):
-    y = call(*args, **kwargs)
-    layer, x = context.module, args[0] if args else None
-    if isinstance(layer, QuantLayer) and context.method_name == "__call__":
-      if isinstance(layer, QuantConv):
-        fan_in = x.shape[-1] // layer.groups * math.prod(layer.kernel_size)
-        kind = "depthwise" if layer.groups == x.shape[-1] > 1 else "conv"
-      else:
-        fan_in, kind = x.shape[-1], "dense"
-      layers.append(LayerCost(
-          "/".join(layer.path), math.prod(y.shape[1:]) * fan_in, math.prod(x.shape[1:]),
-          layer.scheme.candidate_bits, layer.scheme.weight_bits, kind, layer.input_range,
-      ))
-    return y
-
-  with nn.intercept_methods(record):
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), image)
-  return tuple(layers)

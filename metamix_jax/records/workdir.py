@@ -24,7 +24,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   path = workdir / "config.json"
   fields = {name: value for name, value in config_rules.flatten(config).items() if name not in CHANGEABLE}
   fields = json.loads(json.dumps(fields))
-  if multihost.is_first() and not path.exists():
+  if multihost.is_lead_process() and not path.exists():
     write_json(path, fields)
   multihost.wait_for_all("config.json")
   earlier = read_saved_config(path)

@@ -20,29 +20,26 @@ from absl import logging as absl_logging
 import bench
 import numpy as np
 
-from metamix_jax.command_line import flags_parser, stop
-from metamix_jax.errors import UserError
+from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.method.bops import attainable_range
 from metamix_jax.training import context
 
 _COUNTS = flags.DEFINE_list("counts", ["1", "2", "4", "8"], "Numbers of budgets; the first is what ratios are to.")
 
 
+@exit_on_user_error("bench_budgets")
 def main(argv):
   """Measures and prints."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
   config, counts = bench.CONFIG.value, [int(count) for count in _COUNTS.value]
-  try:
-    networks = context.networks_without_data(config)
-    shared, _ = bench.compile_steps(config, *networks, [bench.T, "bit-meta"])
-    searches, facts = {}, {}
-    for count in counts:
-      variant = with_budgets(config, networks[0], count)
-      run, measured = bench.compile_steps(variant, *networks, ["bit-search"])
-      searches[count], facts[count] = run["bit-search"], measured["bit-search"]
-  except UserError as error:
-    stop("bench_budgets", error)
+  networks = context.networks_without_data(config)
+  shared, _ = bench.compile_steps(config, *networks, [bench.T, "bit-meta"])
+  searches, facts = {}, {}
+  for count in counts:
+    variant = with_budgets(config, networks[0], count)
+    run, measured = bench.compile_steps(variant, *networks, ["bit-search"])
+    searches[count], facts[count] = run["bit-search"], measured["bit-search"]
   seconds = {name: [] for name in (*shared, *searches)}
   for number in range(bench.ROUNDS.value + 1):
     for name, run in (shared | searches).items():

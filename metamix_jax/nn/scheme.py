@@ -1,0 +1,75 @@
+"""How the layers of a network are quantised, and how they run on devices: one static object, given to every layer."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import NamedTuple
+
+from jax import Array
+
+from metamix_jax.method.bit_mixture import mix_bit_widths
+from metamix_jax.method.quantizers import fake_quantize
+from metamix_jax.nn.batch_norm import BatchNorm
+
+
+class Quantizer(NamedTuple):
+  """The functions that quantise inputs and kernels; another quantiser takes the same arguments.
+
+  Attributes:
+    fake_quantize: one bit-width, as quantizers.fake_quantize (M1).
+    mix_bit_widths: the mixture of all, as bit_mixture.mix_bit_widths (M6).
+  """
+
+  fake_quantize: Callable[..., Array]
+  mix_bit_widths: Callable[..., Array]
+
+
+LSQ = Quantizer(fake_quantize, mix_bit_widths)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+  """How layers run on devices.
+
+  Attributes:
+    axis_name: pmap axis over which a batch is split, or None.
+    synchronized_batch_norm: whether batch norm normalises by the global batch, see batch_norm.BatchNorm.
+    depthwise: implementation of depthwise convolutions, see convolution.convolve.
+  """
+
+  axis_name: str | None = None
+  synchronized_batch_norm: bool = True
+  depthwise: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationScheme:
+  """How the layers of a network are quantised; hashable, a static part of every program.
+
+  Attributes:
+    candidate_bits: candidate activation bit-widths B, ascending; a layer with one candidate is not searched.
+    weight_bits: bit-width of the kernel when it is quantised.
+    fixed_bits: activation and weight bits of layers that are not searched (first and last) [C].
+    placement: how the layers run on devices.
+    quantizer: the functions that quantise.
+  """
+
+  candidate_bits: tuple[int, ...]
+  weight_bits: int
+  fixed_bits: int
+  placement: Placement = Placement()
+  quantizer: Quantizer = LSQ
+
+  @property
+  def fixed(self) -> "QuantizationScheme":
+    """The scheme of a layer that is not searched: `fixed_bits` for its activations and its weights."""
+    return dataclasses.replace(self, candidate_bits=(self.fixed_bits,), weight_bits=self.fixed_bits)
+
+  def batch_norm(self, momentum: float, epsilon: float, name: str | None = None) -> BatchNorm:
+    """Makes a batch norm that runs on devices as `placement` says; every network makes its batch norms here.
+
+    Args:
+      momentum: weight of the OLD running statistics.
+      epsilon: added to the variance.
+      name: of the module, as in flax.linen.
+    """
+    return BatchNorm(self.placement.axis_name, momentum, epsilon, self.placement.synchronized_batch_norm, name=name)

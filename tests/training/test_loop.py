@@ -1,0 +1,67 @@
+"""Between two steps the host reads nothing from the devices."""
+
+import jax
+import numpy as np
+import pytest
+
+from metamix_jax.records import interruption
+from metamix_jax.records.metrics_file import MetricsFile
+from metamix_jax.training import context, loop, phases
+from tests.helpers.configs import tiny_config
+
+
+class HostRead(Exception):
+  pass
+
+
+def forbid_reading(monkeypatch, array, early):
+  """From here on every conversion of an array to a host value raises, and waiting for other trees than the early ones.
+
+  jax.transfer_guard lets everything pass on CPU devices, whose memory the host can see.
+  """
+  def refuse(*args, **kwargs):
+    raise HostRead
+
+  def wait(tree, block_until_ready=jax.block_until_ready):
+    if not any(tree is allowed for allowed in early):
+      raise HostRead
+    return block_until_ready(tree)
+
+  for name in ("__array__", "__float__", "__int__", "__bool__", "__index__", "item", "tolist", "block_until_ready"):
+    monkeypatch.setattr(type(array), name, refuse)
+  monkeypatch.setattr(jax, "block_until_ready", wait)
+  monkeypatch.setattr(jax, "device_get", refuse)
+  for read in (float, int, np.asarray, jax.device_get, jax.block_until_ready):
+    with pytest.raises(HostRead):
+      read(array)
+
+
+def test_no_step_moves_anything_to_the_host(data_dir, tmp_path, monkeypatch):
+  """Between two printed, recorded or saved steps the host reads nothing from the devices, and waits for no step but the
+  one two steps back."""
+  config = tiny_config(data_dir)
+  config.log_every_seconds = 1e6
+  config.metrics.every_steps = config.checkpoints.every_steps = 1000
+  work = context.prepare(config)
+  meta = phases.start_step_sizes(work, phases.create_student(work))
+  meta = meta.with_optimizer(work.optimizer(1e-3))
+  saving = loop.Saving(tmp_path, interruption.StopRequest(), MetricsFile(tmp_path))
+  steps = loop.Loop(work, "bit_selection", saving)
+  state = steps.start({"meta": meta, "arch": phases.create_architectures(work)})
+  guarded, results, metrics = 0, [], None
+  for number, (_, batch) in enumerate(steps.batches()):
+    if number >= work.steps_per_epoch - 1:
+      break
+    if number == 1:  # The first step compiles, and the progress line says so.
+      early = results[:1]
+      forbid_reading(monkeypatch, metrics["loss"], early)
+    batch = work.programs.label_targets(work.num_classes, batch)
+    meta, metrics = work.programs.bit_meta_step(state["meta"], batch)
+    arch, _ = work.programs.bit_search_steps(state["arch"], meta, batch)
+    state = {"meta": meta, "arch": arch}
+    results.append(metrics)
+    if number > 1:
+      early.append(results[number - 2])
+    steps.after_step(state, metrics)
+    guarded += number > 0
+  assert guarded == work.steps_per_epoch - 2
