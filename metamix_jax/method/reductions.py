@@ -32,7 +32,7 @@ def map_and_sum(function: Callable, *arrays: Array) -> tuple[Array, tuple[Array,
   def image_by_image(*arrays):
     def add_image(totals, images):
       result, terms = function(*images)
-      return tuple(total + term for total, term in zip(totals, terms)), result
+      return tuple(total + term for total, term in zip(totals, terms, strict=True)), result
 
     terms = jax.eval_shape(lambda *images: function(*images)[1], *(array[0] for array in arrays))
     start = tuple(jnp.zeros(term.shape, jnp.float32) for term in terms)

@@ -57,7 +57,7 @@ def bits_per_layer(target: TargetResult) -> Figure:
       f"{target.average_activation_bits:.2f} activation bits on average", 10, figure_height(len(layers)))
   bits_axes, share_axes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
   shares = [100 * layer_gbops(layer, bits_of_layers[layer.name]) / total for layer in layers]
-  for row, (layer, share) in enumerate(zip(layers, shares)):
+  for row, (layer, share) in enumerate(zip(layers, shares, strict=True)):
     style = {"edgecolor": BLACK, "linewidth": 0.4, "height": 0.72, **KIND_STYLES[layer.kind],
              "alpha": 1.0 if layer.searched else _FIXED_ALPHA}
     bits = bits_of_layers[layer.name]
@@ -95,7 +95,7 @@ def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
   all_axes = figure.subplots(1, len(widths), sharey=True)
   values = _probability_values(run, target_gbops, len(steps))
   norm = _probability_colours(values)
-  for axes, bits, of_bits in zip(all_axes, widths, values):
+  for axes, bits, of_bits in zip(all_axes, widths, values, strict=True):
     image = axes.pcolormesh(edges, np.arange(len(searched) + 1) - 0.5, of_bits, norm=norm, cmap="PuOr")
     axes.set_facecolor(GREY)
     rows = [row for row, layer in enumerate(searched) if selected.get(layer.name) == bits]
@@ -179,7 +179,7 @@ def training(run: SavedRun) -> Figure | None:
     return None
   figure = new_figure("Loss and accuracy of each phase", 1 + 3 * len(phases), 6.2)
   all_axes = figure.subplots(2, len(phases), sharex="col", sharey="row", squeeze=False)
-  for (loss_axes, top1_axes), (section, names) in zip(all_axes.T, phases.items()):
+  for (loss_axes, top1_axes), (section, names) in zip(all_axes.T, phases.items(), strict=True):
     series = {label: (name, "loss") for name, label in names.items()}
     if section == "bit_selection":
       series = {f"{bits} bits": (section, f"loss/{bits}") for bits in candidate_widths(run.layers)}
@@ -224,7 +224,7 @@ def accuracy_against_cost(run: SavedRun) -> Figure | None:
     reached = sorted(
         (result.gbops, getattr(result, name)) for result in run.target_results if getattr(result, name) is not None)
     if reached:
-      axes.plot(*zip(*reached), marker=marker, color=colour, linewidth=1.3, label=label, markeredgecolor="white")
+      axes.plot(*zip(*reached, strict=True), marker=marker, color=colour, linewidth=1.3, label=label, markeredgecolor="white")
   if run.full_precision_top1 is not None:
     axes.axhline(run.full_precision_top1, color=BLACK, linestyle="--", linewidth=1, label="full precision")
   for number, target in enumerate(run.targets):

@@ -185,7 +185,7 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], grid: Sequence[str]
     targets = sorted({target for target, _, _ in reached})
     means = [[statistics.mean(row[part] for row in reached if row[0] == target) for part in (1, 2)]
              for target in targets]
-    axes.plot(*zip(*means), color=style["color"], linestyle=style["linestyle"], linewidth=1.3)
+    axes.plot(*zip(*means, strict=True), color=style["color"], linestyle=style["linestyle"], linewidth=1.3)
     axes.plot([cost for _, cost, _ in reached], [top1 for _, _, top1 in reached], style["marker"], color=style["color"],
               markerfacecolor="none", label=label)
   axes.set(xlabel="cost of one image [GBOPs]", ylabel="top-1 on the evaluation split [%]")

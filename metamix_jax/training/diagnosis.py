@@ -43,7 +43,7 @@ def first_not_finite(meta: MetaState, batch: dict) -> str:
     return flags
 
   flags = jax.jit(jax.vmap(finite_outputs, axis_name=AXIS))(jax.device_get(batch["image"]))
-  for name, flag in zip(names, flags):
+  for name, flag in zip(names, flags, strict=True):
     if not np.all(flag):
       return f"in the output of layer {name}"
   return "in the gradient or the targets: every layer's output is finite"

@@ -94,7 +94,7 @@ class Recorder:
     layers, seconds_per_step = self.context.network.layers, self._clock.seconds_per_step(self._recorded)
     self._recorded = self._clock.mark()
     scalars = loss_scalars(layers, fetched["metrics"])
-    scalars |= {name: shortest(rate) for name, rate in zip(rates, fetched["rates"])}
+    scalars |= {name: shortest(rate) for name, rate in zip(rates, fetched["rates"], strict=True)}
     if seconds_per_step is not None:
       scalars["images_per_second"] = round(self.context.config.batch_size / seconds_per_step, 1)
     step_sizes = named_step_sizes(layers, fetched["step_sizes"], self._bits)

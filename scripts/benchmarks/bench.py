@@ -157,7 +157,7 @@ def figures(config, name, seconds, measured, peak):
   needed = {F: 1, "bit-meta": len(config.quantization.candidate_bits), "bit-search": len(targets(config)),
             "stage A": 1, "stage B": 1}.get(base)
   median = statistics.median(seconds[name])
-  ratio = lambda other: statistics.median(a / b for a, b in zip(seconds[name], seconds[other]))
+  ratio = lambda other: statistics.median(a / b for a, b in zip(seconds[name], seconds[other], strict=True))
   gflop = measured.get("gflop")
   return {
       "step": name, "ms": 1000 * median, "images_per_second": config.batch_size / median, "in_f": ratio(F),

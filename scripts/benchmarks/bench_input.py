@@ -24,8 +24,8 @@ from absl import logging as absl_logging
 
 from metamix_jax import data
 from metamix_jax.command_line import stop
-from metamix_jax.data.cores import available_cores
 from metamix_jax.data import images as image_functions
+from metamix_jax.data.cores import available_cores
 from metamix_jax.data.datasets import records
 from metamix_jax.errors import UserError
 

@@ -22,7 +22,7 @@ def images_of(batches):
   """Every image that is not padding, as bytes, in order."""
   return [image.tobytes()
           for batch in batches
-          for image, real in zip(batch["image"], batch.get("mask", np.ones(len(batch["label"]))))
+          for image, real in zip(batch["image"], batch.get("mask", np.ones(len(batch["label"]))), strict=True)
           if real]
 
 
@@ -54,7 +54,7 @@ def test_an_epoch_continues_anywhere(digits_handle, source):
 def test_epochs_and_seeds_have_their_own_order(digits_handle, source):
   orders = [images_of(train(digits_handle, seed=seed, epoch=epoch)) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
   for one, other in itertools.combinations(orders, 2):
-    agreeing = sum(a == b for a, b in zip(one, other))
+    agreeing = sum(a == b for a, b in zip(one, other, strict=True))
     assert agreeing < 15  # Of 1344; random orders agree once on average.
 
 
@@ -69,7 +69,7 @@ def test_each_image_at_most_once_an_epoch(digits_handle, source):
 def test_labels_stay_with_their_images(digits_handle, source):
   labels = {}
   for batch in evaluate(digits_handle, split="train"):
-    labels.update(zip((image.tobytes() for image in batch["image"]), batch["label"]))
+    labels.update(zip((image.tobytes() for image in batch["image"]), batch["label"], strict=True))
   for batch in train(digits_handle):
     assert [labels[image.tobytes()] for image in batch["image"]] == batch["label"].tolist()
 
@@ -87,11 +87,11 @@ def test_processes_share_each_global_batch(digits_handle):
   parts = [train(digits_handle, batch_size=32, max_shift=0, process_index=index, process_count=2) for index in range(2)]
   unshifted = train(digits_handle, batch_size=64)
   assert [len(part) for part in parts] == [21, 21]
-  for batch, left, right in zip(unshifted, *parts):
+  for batch, left, right in zip(unshifted, *parts, strict=True):
     np.testing.assert_array_equal(batch["image"], np.concatenate([left["image"], right["image"]]))
     np.testing.assert_array_equal(batch["label"], np.concatenate([left["label"], right["label"]]))
   parts = [train(digits_handle, batch_size=32, max_shift=1, process_index=index, process_count=2) for index in range(2)]
-  for batch, left, right in zip(whole, *parts):
+  for batch, left, right in zip(whole, *parts, strict=True):
     np.testing.assert_array_equal(batch["image"], np.concatenate([left["image"], right["image"]]))
 
 

@@ -8,7 +8,7 @@ from tests.helpers.digits_batches import train
 
 def test_half_of_the_images_are_mirrored(digits_handle):
   mirrored = 0
-  for plain, flipped in zip(train(digits_handle), train(digits_handle, flip_probability=0.5)):
+  for plain, flipped in zip(train(digits_handle), train(digits_handle, flip_probability=0.5), strict=True):
     changed = (plain["image"] != flipped["image"]).any((1, 2, 3))
     np.testing.assert_array_equal(flipped["image"][changed], plain["image"][changed][:, :, ::-1])
     mirrored += changed.sum()
@@ -18,7 +18,7 @@ def test_half_of_the_images_are_mirrored(digits_handle):
 def shifts(handle, epoch):
   """Row and column where each image of an epoch was cut out of its padded self, [1344, 2], found by search."""
   found = []
-  for plain, moved in zip(train(handle, epoch=epoch), train(handle, epoch=epoch, max_shift=1)):
+  for plain, moved in zip(train(handle, epoch=epoch), train(handle, epoch=epoch, max_shift=1), strict=True):
     np.testing.assert_array_equal(plain["label"], moved["label"])
     padded = np.pad(plain["image"], ((0, 0), (1, 1), (1, 1), (0, 0)))
     matches = np.array([

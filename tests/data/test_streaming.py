@@ -53,7 +53,7 @@ def test_evaluation_has_every_image_once(standin_handle, process_count):
            for index in range(process_count)]
   assert len({len(part) for part in parts}) == 1
   seen = [image.tobytes() for part in parts for batch in part
-          for image, real in zip(batch["image"], batch["mask"]) if real]
+          for image, real in zip(batch["image"], batch["mask"], strict=True) if real]
   assert len(seen) == len(set(seen)) == NUM_VALIDATION
 
 

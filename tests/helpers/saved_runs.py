@@ -60,12 +60,12 @@ def write_run(folder, config, num_classes, channels, phases=ALL_PHASES, begun=No
       "layers": [dataclasses.asdict(layer) | {"searched": layer.searched} for layer in layers]})
 
   alpha = [{layer.name: rng.normal(0, 1, len(layer.candidate_bits)) for layer in searched} for _ in targets]
-  selected = [selection.select_within_target(layers, values, target, 0.03) for values, target in zip(alpha, targets)]
+  selected = [selection.select_within_target(layers, values, target, 0.03) for values, target in zip(alpha, targets, strict=True)]
   argmax = [selection.most_probable_bits(layers, values) for values in alpha]
 
   def search_scalars(progress):
     scalars = {}
-    for target, values, chosen in zip(targets, alpha, selected):
+    for target, values, chosen in zip(targets, alpha, selected, strict=True):
       prefix, entropies = f"search/{target:g}", []
       for layer in searched:
         direction = np.eye(len(values[layer.name]))[layer.candidate_of(chosen[layer.name])]
@@ -73,7 +73,7 @@ def write_run(folder, config, num_classes, channels, phases=ALL_PHASES, begun=No
         pi = weights / weights.sum()
         entropies.append(-np.sum(pi * np.log(pi)))
         scalars |= {
-            f"{prefix}/probability/{layer.name}/{bits}": float(p) for bits, p in zip(layer.candidate_bits, pi)}
+            f"{prefix}/probability/{layer.name}/{bits}": float(p) for bits, p in zip(layer.candidate_bits, pi, strict=True)}
       _, highest = attainable_range(layers)
       scalars |= {
           f"{prefix}/loss": 1.5 + 0.5 * math.exp(-3 * progress) + 0.02 * rng.normal(),
@@ -102,7 +102,7 @@ def write_run(folder, config, num_classes, channels, phases=ALL_PHASES, begun=No
       "bit_selection": {
           "targets": [
               {"target_gbops": target, "bits": chosen, "most_probable_bits": probable}
-              for target, chosen, probable in zip(targets, selected, argmax)],
+              for target, chosen, probable in zip(targets, selected, argmax, strict=True)],
           "activation_stability": {
               when: {f"{layer.name}_norm": float(scale * np.exp(0.5 * rng.normal())) for layer in layers[:-1]}
               for when, scale in (("before", 0.6), ("after", 0.08))}},

@@ -17,7 +17,7 @@ def test_uniform_and_assigned_trees_mirror_the_modules():
   """A layer that is not searched has only one candidate, whatever the others read."""
   assert uniform_precision(LAYERS, np.int32(1)) == {
       "stem": {"candidate": 0}, "block": {"a": {"candidate": 1}, "b": {"candidate": 1}}}
-  tree = assigned_precision(LAYERS, {"block/a": 1, "block/b": 0})
+  tree = assigned_precision(LAYERS, {"block/a": 8, "block/b": 3})
   assert tree == {"stem": {"candidate": 0}, "block": {"a": {"candidate": 1}, "b": {"candidate": 0}}}
   # Data, not a part of the program: another selection compiles nothing.
   assert tree["block"]["a"]["candidate"].dtype == jnp.int32 and tree["stem"]["candidate"].shape == ()

@@ -35,10 +35,10 @@ def exhaustive(target, tolerance):
   """The most probable assignment in the window; without one there, the most probable at or under the target."""
   fitting = []
   for choice in itertools.product(range(3), repeat=3):
-    bits = {name: (3, 4, 8)[index] for name, index in zip("abc", choice)}
+    bits = {name: (3, 4, 8)[index] for name, index in zip("abc", choice, strict=True)}
     cost = cost_of(bits)
     if cost <= target:
-      score = sum(ALPHA[name][index] for name, index in zip("abc", choice))
+      score = sum(ALPHA[name][index] for name, index in zip("abc", choice, strict=True))
       fitting.append((cost >= (1 - tolerance) * target, score, bits))
   return max(fitting, key=lambda entry: entry[:2])[2]
 

@@ -69,7 +69,7 @@ def test_layers_are_told_apart_at_62_of_them(large):
     FigureCanvasAgg(figure).draw()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert len(boxes) >= 62
-    assert all(lower.y1 <= upper.y0 for upper, lower in zip(boxes, boxes[1:]))
+    assert all(lower.y1 <= upper.y0 for upper, lower in zip(boxes, boxes[1:], strict=False))
     assert all(0 <= box.x0 and box.y0 >= 0 and box.y1 <= figure.bbox.y1 for box in boxes)
 
 
@@ -80,11 +80,11 @@ def test_bits_and_shares_of_the_cost(large):
   expected = [selected[1].get(layer.name, 8) for layer in layers]
   bits_axes, share_axes = figure.axes
   assert [bar.get_width() for bar in bits_axes.patches] == expected
-  bits = {layer.name: width for layer, width in zip(layers, expected)}
+  bits = {layer.name: width for layer, width in zip(layers, expected, strict=True)}
   shares = [100 * gbops([layer], bits) / gbops(layers, bits) for layer in layers]
   np.testing.assert_allclose([bar.get_width() for bar in share_axes.patches], shares, rtol=1e-12)
   assert sum(shares) == pytest.approx(100)
-  hatches = {bar.get_hatch() for bar, layer in zip(bits_axes.patches, layers) if layer.kind == "depthwise"}
+  hatches = {bar.get_hatch() for bar, layer in zip(bits_axes.patches, layers, strict=True) if layer.kind == "depthwise"}
   assert hatches == {"////"} and {layer.kind for layer in layers} == {"conv", "depthwise", "dense"}
 
 
@@ -95,7 +95,7 @@ def test_figures_draw_what_was_recorded(small):
   search = [line for line in lines if "search/0.025/gbops" in line]
 
   heat_maps = figures.probabilities(run, 0.025).axes[:3]
-  for axes, bits in zip(heat_maps, (3, 4, 8)):
+  for axes, bits in zip(heat_maps, (3, 4, 8), strict=True):
     drawn = np.array(axes.collections[0].get_array()).reshape(15, len(search))
     assert drawn[14, -1] == search[-1][f"search/0.025/probability/head/{bits}"]
     marked = axes.lines[0].get_ydata() if axes.lines else []
