@@ -78,7 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.arch.target_gbops = FieldReference(None, field_type=object)
   # A tuple of those that go through weight training; None: all, (): none yet. May change between starts on a workdir.
   config.arch.train_targets = FieldReference(None, field_type=object)
-  config.arch.target_tolerance = 0.03  # A selection more than this fraction below the target wastes budget [A].
+  config.arch.target_tolerance = 0.03  # A selection more than this fraction below the target misses it [A].
   config.arch.relative_penalty_weight = 13.24  # lambda * target of M11: lambda is 4 at 3.31 GBOPs [C].
   config.arch.initial_std = 1e-3  # Standard deviation of the alphas' random start [C].
   config.arch.learning_rate = 1e-4  # At the first step of the search [C].

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Times the steps of a config on random images, in turns in one process, each beside the least it could take.
 
-  python scripts/bench.py --config=configs/imagenet.py:mobilenet_v3_large --config.batch_size=16
-  python scripts/bench.py --config=... --compare=native     also autodiff quantisers with XLA's depthwise convolutions
-  python scripts/bench.py --config=... --compare=torch      also PyTorch's full-precision step, channels_last
-  python scripts/bench.py --config=... --json=FILE
+  python scripts/benchmarks/bench.py --config=configs/imagenet.py:mobilenet_v3_large --config.batch_size=16
+  python scripts/benchmarks/bench.py --config=... --compare=native     also autodiff quantisers with XLA's depthwise convolutions
+  python scripts/benchmarks/bench.py --config=... --compare=torch      also PyTorch's full-precision step, channels_last
+  python scripts/benchmarks/bench.py --config=... --json=FILE
 
 Everything comes from the config: network, resolution, batch, bit-widths, teacher, compute type. The floor of a step, in
 full-precision training steps F of the same run: bit-meta |B| F, search F a target, stages F; the teacher's pass T, once

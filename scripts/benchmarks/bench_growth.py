@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How the time of a bit-meta and a bit-search step grows with the number of bit-widths, batch, resolution and depth.
 
-  python scripts/bench_growth.py --config=configs/digits.py --json=growth.json --plot=growth.png
+  python scripts/benchmarks/bench_growth.py --config=configs/digits.py --json=growth.json --plot=growth.png
 
 Each is varied alone, everything else as in the config. Depth is the number of repeats of every block of
 config.network.options.blocks, so the config's network must have blocks (mobilenet_v2). The fitted slope is that of log

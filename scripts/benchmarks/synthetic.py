@@ -29,7 +29,7 @@ class States(NamedTuple):
     full_precision: for pretraining and, through its precision tree, for evaluation: no step sizes.
     meta: with activation step sizes: for the bit-meta step, the bit-search step and stage A.
     stage_b: with weight step sizes as well.
-    archs: the architecture states, one for each budget, stacked.
+    archs: the architecture states, one for each target, stacked.
     teacher: None where the targets are labels.
   """
 

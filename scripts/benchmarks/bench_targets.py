@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""What more budgets cost the search phase: one iteration for 1, 2, 4 and 8 targets, in turns in one process.
+"""Measures what more targets cost the search phase: one iteration for 1, 2, 4 and 8 targets, in turns in one process.
 
-  python scripts/bench_budgets.py --config=configs/digits.py
+  python scripts/benchmarks/bench_targets.py --config=configs/digits.py
 
-An iteration is the teacher's pass, the bit-meta step and the bit-search step of every budget, on random images; targets
+An iteration is the teacher's pass, the bit-meta step and the bit-search step of every target, on random images; targets
 are spread evenly over what the network reaches. The phase counts the config's bit-meta-only epochs as well. Ratios to
-one budget are medians over the rounds of the ratio within a round. On CPUs: source scripts/cpu_environment.sh
+one target are medians over the rounds of the ratio within a round. On CPUs: source scripts/cpu_environment.sh
 first.
 """
 
@@ -24,10 +24,10 @@ from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.method.bops import attainable_range
 from metamix_jax.training import context
 
-_COUNTS = flags.DEFINE_list("counts", ["1", "2", "4", "8"], "Numbers of budgets; the first is what ratios are to.")
+_COUNTS = flags.DEFINE_list("counts", ["1", "2", "4", "8"], "Numbers of targets; the first is what ratios are to.")
 
 
-@exit_on_user_error("bench_budgets")
+@exit_on_user_error("bench_targets")
 def main(argv):
   """Measures and prints."""
   del argv
@@ -37,7 +37,7 @@ def main(argv):
   shared, _ = bench.compile_steps(config, *networks, [bench.T, "bit-meta"])
   searches, facts = {}, {}
   for count in counts:
-    variant = with_budgets(config, networks[0], count)
+    variant = with_targets(config, networks[0], count)
     run, measured = bench.compile_steps(variant, *networks, ["bit-search"])
     searches[count], facts[count] = run["bit-search"], measured["bit-search"]
   seconds = {name: [] for name in (*shared, *searches)}
@@ -54,7 +54,7 @@ def main(argv):
   iterations = {count: rest + seconds[count] for count in counts}
   phases = {count: rest + searching * np.array(seconds[count]) for count in counts}
   print(", ".join(f"{name} {1000 * statistics.median(seconds[name]):.0f} ms" for name in shared))
-  print("\n| budgets | bit-search [ms] | iteration [ms] | to one budget | whole phase, to one budget | temporaries [MB] "
+  print("\n| targets | bit-search [ms] | iteration [ms] | to one target | whole phase, to one target | temporaries [MB] "
         "|")
   print("|---|---|---|---|---|---|")
   for count in counts:
@@ -65,7 +65,7 @@ def main(argv):
     pathlib.Path(bench.JSON.value).write_text(json.dumps(seconds) + "\n")
 
 
-def with_budgets(config, network, count):
+def with_targets(config, network, count):
   """The config with so many targets, evenly within what the network reaches."""
   config = copy.deepcopy(config)
   low, high = attainable_range(network.layers)
@@ -75,4 +75,4 @@ def with_budgets(config, network, count):
 
 if __name__ == "__main__":
   flags.mark_flag_as_required("config")
-  app.run(main, flags_parser=flags_parser("bench_budgets"))
+  app.run(main, flags_parser=flags_parser("bench_targets"))
