@@ -1,12 +1,22 @@
-"""What the commands share: flags, and errors in one sentence with status 2."""
+"""What the commands share: flags, config files, and a user's mistakes in one sentence with status 2."""
 
-import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
 import os
+import re
 import sys
 from typing import NoReturn
 
 from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from metamix_jax.config import unknown_field
+from metamix_jax.config_file import load_config
+from metamix_jax.errors import UserError
+
+_CONFIG_FLAG = "config"
 
 
 def stop(program: str, error: Exception | str) -> NoReturn:
@@ -15,17 +25,102 @@ def stop(program: str, error: Exception | str) -> NoReturn:
   sys.exit(2)
 
 
+@contextlib.contextmanager
+def exit_on_user_error(program: str) -> Iterator[None]:
+  """Ends the process with one sentence and status 2 where a UserError is raised; every other exception passes.
+
+  As a decorator of a command's main, or in a with statement.
+  """
+  try:
+    yield
+  except UserError as error:
+    stop(program, error)
+
+
 def flags_parser(program: str) -> Callable[[list[str]], list[str]]:
-  """For absl's app.run: a sentence instead of a traceback for a flag or a config field that there is not."""
+  """Returns the flags_parser of absl's app.run for a command, with or without a flag --config.
+
+  A wrong flag or config field ends the process with one sentence and status 2; so does a UserError of the config file.
+  What else the config file raises keeps its traceback. The word None stands for None in fields that are a string or an
+  integer.
+  """
   def parse(argv):
     sys.path.insert(0, os.getcwd())  # Where `python -m` finds a network of the user's own, scripts find it too.
+    loaded = _Loaded()
+    if _CONFIG_FLAG in flags.FLAGS:
+      flags.FLAGS[_CONFIG_FLAG].parser = _ConfigFileParser(loaded=loaded)
+      config_flags.register_flag_parser_for_type(str, _StringOrNone())
+      config_flags.register_flag_parser_for_type(int, _IntegerOrNone())
     try:
       return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-      text = str(error)
-      if text[:1] in ("'", '"'):  # ml_collections wraps a KeyError, whose str() is the repr of its text.
-        text = ast.literal_eval(text)
-      # A config file that raises arrives with its traceback; the error itself stands in the last line.
-      stop(program, [line for line in text.splitlines() if line.strip()][-1].removeprefix("ValueError: "))
+    except Exception as caught:
+      error = caught
+    if loaded.error is not None:  # absl replaces a ValueError by one without its traceback.
+      error = loaded.error
+    elif unknown := _first_unknown_field(argv, loaded.config):
+      stop(program, unknown)
+    if isinstance(error, (UserError, flags.Error)):
+      stop(program, " ".join(str(error).split()))
+    raise error
 
   return parse
+
+
+@dataclasses.dataclass
+class _Loaded:
+  """What came of --config: a config, or an exception."""
+
+  config: ml_collections.ConfigDict | None = None
+  error: Exception | None = None
+
+
+class _ConfigFileParser(flags.ArgumentParser):
+  """Reads FILE or FILE:ARGUMENT as the config of that file."""
+
+  def __init__(self, *, loaded):  # A keyword: absl shares a parser between calls with the same other arguments.
+    super().__init__()
+    self._loaded = loaded
+
+  def parse(self, argument):
+    path, _, config_argument = argument.partition(":")
+    try:
+      self._loaded.config = load_config(path, config_argument or None)
+    except Exception as error:
+      self._loaded.error = error
+      raise
+    return self._loaded.config
+
+  def flag_type(self):
+    return "config file"
+
+
+class _StringOrNone(flags.ArgumentParser):
+  """Reads a string, and the word None as None."""
+
+  def parse(self, argument):
+    return None if argument == "None" else super().parse(argument)
+
+
+class _IntegerOrNone(flags.IntegerParser):
+  """Reads an integer, and the word None as None."""
+
+  def parse(self, argument):
+    return None if argument == "None" else super().parse(argument)
+
+
+def _first_unknown_field(argv, config):
+  """The sentence for the first --config.FIELD that the config does not have; None where there is none."""
+  known = list(_field_names(config or {}))
+  for argument in argv[1:] if known else ():
+    match = re.match(rf"--?(?:no)?{_CONFIG_FLAG}\.([^=]+)", argument)
+    if match and match[1] not in known:
+      return unknown_field(match[1], known)
+  return None
+
+
+def _field_names(config, prefix=""):
+  """Yields "section.field" of everything in a ConfigDict, its sections among them."""
+  for name, value in config.items():
+    yield f"{prefix}{name}"
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from _field_names(value, f"{prefix}{name}.")

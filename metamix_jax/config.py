@@ -3,13 +3,18 @@
 Values live in configs/; here are only the rules. An unknown, missing or wrong field raises one sentence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import ml_collections
 
 from metamix_jax.errors import UserError
 from metamix_jax.records import names
+
+# The ends of what the machine holds: float32's smallest normal, largest, and last number below 1; int32's and uint32's
+# last.
+FLOAT_TINY, FLOAT_MAX, BELOW_ONE = 2.0**-126, (2 - 2.0**-23) * 2.0**127, 1 - 2.0**-24
+INT_MAX, UINT_MAX = 2**31 - 1, 2**32 - 1
 
 
 class Rule(NamedTuple):
@@ -19,58 +24,77 @@ class Rule(NamedTuple):
   words: str
 
 
-def _is_int(value) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool)
+def _is_int(value, low, high) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def _is_number(value) -> bool:
-  return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_number(value, low=-FLOAT_MAX, high=FLOAT_MAX) -> bool:
+  """Not a bool, and neither NaN nor an infinity, which lie in no range."""
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
 def _is_bit_widths(value) -> bool:
-  return (isinstance(value, tuple) and len(value) >= 2 and all(_is_int(b) and 2 <= b <= 8 for b in value)
+  return (isinstance(value, tuple) and len(value) >= 2 and all(_is_int(b, 2, 8) for b in value)
           and list(value) == sorted(set(value)))
 
 
-def _is_numbers(value) -> bool:
-  return isinstance(value, tuple) and all(_is_number(v) for v in value)
+def _is_numbers(value, low=-FLOAT_MAX) -> bool:
+  return isinstance(value, tuple) and all(_is_number(v, low) for v in value)
 
 
 def _is_targets(value) -> bool:
   """Different targets have different names, so they must not agree in all digits of a name."""
   numbers = value if isinstance(value, tuple) else (value,)
-  return (bool(numbers) and all(_is_number(v) and v > 0 for v in numbers) and list(numbers) == sorted(numbers)
+  return (bool(numbers) and _is_numbers(numbers, FLOAT_TINY) and list(numbers) == sorted(numbers)
           and len(set(map(names.format_target, numbers))) == len(numbers))
 
 
-def _is_range(value) -> bool:
-  return isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)) and 0 < value[0] <= value[1]
+def _is_range(value, high=FLOAT_MAX) -> bool:
+  return _is_numbers(value, FLOAT_TINY) and len(value) == 2 and value[0] <= value[1] <= high
+
+
+def _is_name(value) -> bool:
+  return isinstance(value, str) and bool(value)
+
+
+def _integer(low: int, high: int) -> Rule:
+  return Rule(lambda v: _is_int(v, low, high), f"an integer from {low} to {high}")
+
+
+def _one_of(*words: str) -> Rule:
+  return Rule(lambda v: isinstance(v, str) and v in words, f"{', '.join(words[:-1])} or {words[-1]}")
+
+
+def _optional(rule: Rule) -> Rule:
+  return Rule(lambda v: v is None or rule.holds(v), f"{rule.words}, or None")
 
 
 # What config.data.augmentation may say.
 SHIFT, RANDOM_RESIZED_CROP = AUGMENTATIONS = ("shift", "random_resized_crop")
 
-POSITIVE_INT = Rule(lambda v: _is_int(v) and v > 0, "an integer above 0")
-COUNT = Rule(lambda v: _is_int(v) and v >= 0, "an integer, 0 or more")
-POSITIVE = Rule(lambda v: _is_number(v) and v > 0, "a number above 0")
-NOT_NEGATIVE = Rule(lambda v: _is_number(v) and v >= 0, "a number, 0 or more")
-FRACTION = Rule(lambda v: _is_number(v) and 0 <= v < 1, "a number from 0 up to, not including, 1")
-NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a name")
-OPTIONAL_PATH = Rule(lambda v: v is None or (isinstance(v, str) and bool(v)), "a path, or None")
-BITS = Rule(lambda v: _is_int(v) and 2 <= v <= 8, "an integer from 2 to 8")
+POSITIVE_INT = _integer(1, INT_MAX)
+COUNT = _integer(0, INT_MAX)
+BATCH_SIZE = _integer(1, 2**20)
+IMAGE_SIZE = _integer(1, 2**14)
+# So many that a phase's steps are still an int32 with 20,000 steps in an epoch.
+EPOCHS, EPOCHS_OR_NONE = _integer(1, 100_000), _integer(0, 100_000)
+BITS = _integer(2, 8)
+POSITIVE = Rule(lambda v: _is_number(v, FLOAT_TINY), "a number above 0 that float32 holds")
+NOT_NEGATIVE = Rule(lambda v: _is_number(v, 0), "a number, 0 or more, that float32 holds")
+FRACTION = Rule(lambda v: _is_number(v, 0, BELOW_ONE), "a number from 0 up to, not including, 1")
+NAME = Rule(_is_name, "a name")
+OPTIONAL_PATH = _optional(Rule(_is_name, "a path"))
 BIT_WIDTHS = Rule(_is_bit_widths, "at least two different integers from 2 to 8 in ascending order")
-CHANNELS = Rule(_is_numbers, "a tuple of numbers, one for each image channel")
 TARGETS = Rule(
     _is_targets, "a number above 0, or a tuple of such numbers in ascending order that differ in their first six "
     "digits")
-
 BOOLEAN = Rule(lambda v: isinstance(v, bool), "True or False")
-FLOAT_TYPE = Rule(lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16")
+FLOAT_TYPE = _one_of("float32", "bfloat16")
 
 RULES = {
-    "seed": COUNT,
-    "batch_size": POSITIVE_INT,
-    "evaluation_batch_size": POSITIVE_INT,
+    "seed": _integer(0, UINT_MAX),
+    "batch_size": BATCH_SIZE,
+    "evaluation_batch_size": BATCH_SIZE,
     "reestimation_batches": POSITIVE_INT,
     "evaluate_every_epochs": COUNT,
     "log_every_seconds": POSITIVE,
@@ -85,25 +109,30 @@ RULES = {
     "data.data_dir": OPTIONAL_PATH,
     "data.train_split": NAME,
     "data.evaluation_split": NAME,
-    "data.image_size": POSITIVE_INT,
-    "data.mean": CHANNELS,
-    "data.deviation": CHANNELS,
-    "data.augmentation": Rule(lambda v: v in AUGMENTATIONS, f"{' or '.join(AUGMENTATIONS)}"),
+    "data.image_size": IMAGE_SIZE,
+    "data.mean": Rule(_is_numbers, "a tuple of numbers, one for each image channel"),
+    "data.std": Rule(
+        lambda v: _is_numbers(v, FLOAT_TINY), "a tuple of numbers above 0, one for each image channel"),
+    "data.augmentation": _one_of(*AUGMENTATIONS),
     "data.max_shift": COUNT,
-    "data.crop_area": Rule(lambda v: _is_range(v) and v[1] <= 1, "two numbers, 0 < lowest <= highest <= 1"),
+    "data.crop_area": Rule(lambda v: _is_range(v, 1), "two numbers, 0 < lowest <= highest <= 1"),
     "data.crop_aspect": Rule(_is_range, "two numbers, 0 < lowest <= highest"),
-    "data.flip_probability": Rule(lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1"),
-    "data.evaluation_short_side": Rule(lambda v: v is None or (_is_int(v) and v > 0), "an integer above 0, or None"),
-    "data.shuffle_buffer": POSITIVE_INT,
-    "data.num_threads": COUNT,
-    "data.corrupt_records": Rule(lambda v: v in ("stop", "skip"), "stop or skip"),
+    "data.flip_probability": Rule(lambda v: _is_number(v, 0, 1), "a number from 0 to 1"),
+    "data.evaluation_short_side": _optional(IMAGE_SIZE),
+    # TensorFlow allocates every place of the buffer, and starts every thread, at once.
+    "data.shuffle_buffer": _integer(1, 10**7),
+    "data.num_threads": _integer(0, 4096),
+    "data.corrupt_records": _one_of("stop", "skip"),
     "network.name": NAME,
     "network.synchronized_batch_norm": BOOLEAN,
     "quantization.candidate_bits": BIT_WIDTHS,
     "quantization.weight_bits": BITS,
     "quantization.fixed_bits": BITS,
     "quantization.step_size_floor": POSITIVE,
-    "quantization.depthwise": Rule(lambda v: v in ("auto", "shifted", "native"), "auto, shifted or native"),
+    "quantization.depthwise": _one_of("auto", "shifted", "native"),
+    "optimizer.beta1": FRACTION,
+    "optimizer.beta2": FRACTION,
+    "optimizer.epsilon": POSITIVE,
     "optimizer.conv_l2": NOT_NEGATIVE,
     "optimizer.max_gradient_norm": POSITIVE,
     "arch.target_gbops": TARGETS,
@@ -111,24 +140,25 @@ RULES = {
         lambda v: v is None or _is_numbers(v), "a tuple of targets from arch.target_gbops, or None for all"),
     "arch.target_tolerance": FRACTION,
     "arch.relative_penalty_weight": NOT_NEGATIVE,
-    "arch.initial_deviation": NOT_NEGATIVE,
+    "arch.initial_std": NOT_NEGATIVE,
     "arch.learning_rate": POSITIVE,
     "arch.final_learning_rate": NOT_NEGATIVE,
     "arch.beta1": FRACTION,
     "arch.beta2": FRACTION,
+    "arch.epsilon": POSITIVE,
     "arch.l2": NOT_NEGATIVE,
     "teacher.name": NAME,
     "teacher.weights": OPTIONAL_PATH,
     "teacher.dtype": FLOAT_TYPE,
     "pretraining.weights": OPTIONAL_PATH,
-    "pretraining.epochs": COUNT,
+    "pretraining.epochs": EPOCHS_OR_NONE,
     "pretraining.learning_rate": POSITIVE,
-    "bit_selection.epochs": POSITIVE_INT,
-    "bit_selection.meta_only_epochs": COUNT,
+    "bit_selection.epochs": EPOCHS,
+    "bit_selection.meta_only_epochs": EPOCHS_OR_NONE,
     "bit_selection.learning_rate": POSITIVE,
-    "stage_a.epochs": POSITIVE_INT,
+    "stage_a.epochs": EPOCHS,
     "stage_a.learning_rate": POSITIVE,
-    "stage_b.epochs": POSITIVE_INT,
+    "stage_b.epochs": EPOCHS,
     "stage_b.learning_rate": POSITIVE,
 }
 # Fields of the networks themselves; models.create_network checks them against the module.
@@ -141,7 +171,7 @@ RANDOM_WEIGHTS = "random"
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """{"section.field": value}; a free section stays one dict of plain values."""
+  """Returns {"section.field": value}; a free section stays one dict of plain values."""
   fields = {}
   for section, values in config.items():
     if not isinstance(values, ml_collections.ConfigDict):
@@ -160,46 +190,87 @@ def validate(config: ml_collections.ConfigDict) -> None:
   """
   fields = flatten(config)
   for section in FREE_SECTIONS:
-    fields.pop(section, None)
+    options = fields.pop(section, None)
+    if not isinstance(options, dict):
+      raise UserError(f"config.{section} is {options!r}; it must be a ConfigDict.")
   for name in fields:
     if name not in RULES:
-      raise UserError(f"config.{name} is no field of a config; allowed are {', '.join(sorted(RULES))}.")
+      raise UserError(unknown_field(name, RULES))
   for name, rule in RULES.items():
     if name not in fields:
       raise UserError(f"config.{name} is missing; it must be {rule.words}.")
     if not rule.holds(fields[name]):
       raise UserError(f"config.{name} is {fields[name]!r}; it must be {rule.words}.")
-  if config.bit_selection.meta_only_epochs >= config.bit_selection.epochs:
-    raise UserError(
-        f"config.bit_selection.meta_only_epochs is {config.bit_selection.meta_only_epochs}; it must be below "
-        f"config.bit_selection.epochs, {config.bit_selection.epochs}, or no bits are searched.")
+  for check in CROSS_FIELD_CHECKS:
+    sentence = check(config)
+    if sentence is not None:
+      raise UserError(sentence)
+
+
+def unknown_field(name: str, known: Iterable[str]) -> str:
+  """Returns the sentence for a field that a config does not have; it lists the fields of its section, or else all.
+
+  Args:
+    name: "section.field".
+    known: the names of the fields that there are.
+  """
+  section = name.rpartition(".")[0]
+  beside = [other for other in known if section and other.startswith(f"{section}.")]
+  return f"unknown config field {name}; known fields are {', '.join(sorted(beside or known))}."
+
+
+def _bits_are_searched(config):
+  section = config.bit_selection
+  if section.meta_only_epochs >= section.epochs:
+    return (f"config.bit_selection.meta_only_epochs is {section.meta_only_epochs}; it must be below "
+            f"config.bit_selection.epochs, {section.epochs}, or no bits are searched.")
+
+
+def _trained_targets_are_targets(config):
   targets = names.targets(config)
   for target in config.arch.train_targets or ():
     if target not in targets:
-      raise UserError(
-          f"config.arch.train_targets names {target}; allowed are the targets of config.arch.target_gbops, "
-          f"{', '.join(map(names.format_target, targets))}.")
-  if config.bits_from is not None and len(targets) > 1:
-    raise UserError(
-        f"config.bits_from is {config.bits_from}, which holds the bits of one target; config.arch.target_gbops has "
-        f"{len(targets)}, and must then be a number.")
+      return (f"config.arch.train_targets names {target}; allowed are the targets of config.arch.target_gbops, "
+              f"{', '.join(map(names.format_target, targets))}.")
+
+
+def _given_bits_have_one_target(config):
+  count = len(names.targets(config))
+  if config.bits_from is not None and count > 1:
+    return (f"config.bits_from is {config.bits_from}, which holds the bits of one target; config.arch.target_gbops has "
+            f"{count}, and must then be a number.")
+
+
+def _weights_are_given_or_trained(config):
   if config.pretraining.weights is None and config.pretraining.epochs == 0:
-    raise UserError(
-        "config.pretraining.epochs is 0 and config.pretraining.weights is None; give a file of weights, or at least 1 "
-        "epoch.")
-  short_side = config.data.evaluation_short_side
-  if short_side is not None and short_side < config.data.image_size:
-    raise UserError(
-        f"config.data.evaluation_short_side is {short_side}; it must be at least config.data.image_size, "
-        f"{config.data.image_size}, or None.")
-  if config.data.augmentation == SHIFT and config.data.max_shift >= config.data.image_size:
-    raise UserError(
-        f"config.data.max_shift is {config.data.max_shift}; it must be below config.data.image_size, "
-        f"{config.data.image_size}.")
+    return ("config.pretraining.epochs is 0 and config.pretraining.weights is None; give a file of weights, or at "
+            "least 1 epoch.")
+
+
+def _evaluation_crop_fits(config):
+  short_side, image_size = config.data.evaluation_short_side, config.data.image_size
+  if short_side is not None and short_side < image_size:
+    return (f"config.data.evaluation_short_side is {short_side}; it must be at least config.data.image_size, "
+            f"{image_size}, or None.")
+
+
+def _shift_stays_inside(config):
+  section = config.data
+  if section.augmentation == SHIFT and section.max_shift >= section.image_size:
+    return (f"config.data.max_shift is {section.max_shift}; it must be below config.data.image_size, "
+            f"{section.image_size}.")
+
+
+def _teacher_has_weights(config):
   if config.teacher.name not in (STUDENT, LABELS) and config.teacher.weights is None:
-    raise UserError(
-        f"config.teacher.weights is None; a teacher of its own, {config.teacher.name}, needs a file of weights (or "
-        f"{RANDOM_WEIGHTS!r}, to try a config out).")
+    return (f"config.teacher.weights is None; a teacher of its own, {config.teacher.name}, needs a file of weights (or "
+            f"{RANDOM_WEIGHTS!r}, to try a config out).")
+
+
+# Of fields that hold by themselves: each returns a sentence, or None.
+CROSS_FIELD_CHECKS: tuple[Callable[[ml_collections.ConfigDict], str | None], ...] = (
+    _bits_are_searched, _trained_targets_are_targets, _given_bits_have_one_target, _weights_are_given_or_trained,
+    _evaluation_crop_fits, _shift_stays_inside, _teacher_has_weights)
 
 
 def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: int | None = None) -> None:

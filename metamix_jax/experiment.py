@@ -1,138 +1,175 @@
-"""One run from a config and a folder: checks, phases in order, the report."""
+"""One run from a context and a folder: its phases in order, each computed or restored, and its summary."""
 
+from collections.abc import Mapping
+import dataclasses
+import functools
 import logging
 import pathlib
+from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import optax
 
 from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
-from metamix_jax.method import selection
-from metamix_jax.method.bops import gbops
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
+from metamix_jax.method.selection import select_for_targets
 from metamix_jax.models import pretrained
 from metamix_jax.records import files, multihost
+from metamix_jax.records.clock import Clock
 from metamix_jax.records.interruption import StopRequest
-from metamix_jax.records.names import format_target, named, targets, trained_targets
+from metamix_jax.records.names import name_for_target, targets, trained_targets
+from metamix_jax.records.results import (
+    FULL_PRECISION_TOP1,
+    TOP1_OF_STAGE,
+    ActivationStability,
+    BitSelection,
+    MetaEvaluation,
+    TargetResult,
+    parse_results,
+)
 from metamix_jax.records.selected_bits import read_selected_bits, write_selected_bits
 from metamix_jax.records.summary import describe_network, summarize
-from metamix_jax.records.workdir import check_workdir
-from metamix_jax.training import phases, stability
-from metamix_jax.training.context import TrainingContext, prepare
+from metamix_jax.records.workdir import check_data, check_workdir
+from metamix_jax.training import phases
+from metamix_jax.training.context import TrainingContext
+from metamix_jax.training.evaluation import evaluate, evaluate_bits, evaluate_uniform_bits
+from metamix_jax.training.loop import Saving
 from metamix_jax.training.run_phases import RunPhases
+from metamix_jax.training.stability import measure_stability
 from metamix_jax.training.state import MetaState, Teacher, create_meta_state
 
 logger = logging.getLogger("metamix_jax")
 
-
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path, stop_request: StopRequest | None = None) -> dict:
-  """All phases; returns the summary that DIR/report/summary.json holds. A run that is there already is continued.
+def run(context: TrainingContext, workdir: pathlib.Path, stop_request: StopRequest | None = None) -> dict[str, Any]:
+  """Runs all phases, or continues the run that the folder holds.
 
   Args:
-    config: a config.
+    context: from training.context.prepare, perhaps with parts of a fork in it (dataclasses.replace).
     workdir: DIR.
     stop_request: asked after every step and phase; None: the run is never asked to stop.
 
+  Returns:
+    The summary that DIR/report/summary.json holds.
+
   Raises:
-    UserError: the config, the workdir or the bits_from file is wrong, before any compilation; later on, a record that
-      cannot be decoded, a loss that is not finite, or a checkpoint that cannot be written.
+    UserError: the workdir holds another run, before any compilation; later on, a record that cannot be decoded, a loss
+      that is not finite, or a checkpoint that cannot be written.
     Interrupted: the run was asked to stop, and everything is saved.
   """
-  context = prepare(config)
+  config, layers = context.config, context.network.layers
   check_workdir(config, workdir)
-  run_phases = RunPhases(context, workdir, stop_request or StopRequest())
-  saving, layers = run_phases.saving, context.network.layers
-  if multihost.is_first():
+  check_data(workdir, context.data.description)
+  if multihost.is_lead_process():
     files.write_json(workdir / "network.json", describe_network(config, layers))
+  run_phases = RunPhases(context, workdir, stop_request or StopRequest())
+  saving = run_phases.saving
 
-  def pretraining(meta):
-    if config.pretraining.weights is None:
-      meta = phases.pretrain(context, meta, saving)
-    else:
-      meta = meta.replace(**pretrained.load(config.pretraining.weights, config.network.name, pretrained.arrays(meta)))
-    return meta, {"full_precision_top1": phases.evaluate(context, meta, FULL_PRECISION)}
-
-  meta, evaluated = run_phases.run("pretraining", phases.create_student(context), pretraining)
-  logger.info("full_precision_top1 %.2f", evaluated["full_precision_top1"])
+  meta, results = run_phases.run(
+      "pretraining", phases.create_student(context), functools.partial(_pretrain, context, saving))
+  full_precision_top1 = results[FULL_PRECISION_TOP1]
+  logger.info("%s %.2f", FULL_PRECISION_TOP1, full_precision_top1)
   teacher = create_teacher(context, meta)
 
-  def bit_selection(meta):
-    if config.bits_from is not None:
-      candidates = read_selected_bits(config.bits_from, layers)
-      target, = targets(config)
-      return meta, {"budgets": [{"target_gbops": target, "candidates": candidates, "most_probable": candidates}]}
-    distances = {"before": stability.measure_stability(context, meta)}
-    meta, archs = phases.select_bits(context, meta, phases.create_architectures(context), teacher, saving)
-    distances["after"] = stability.measure_stability(context, meta)
-    alpha = {name: np.asarray(values) for name, values in archs.alpha.items()}
-    return meta, {
-        "budgets": selection.select_for_targets(layers, alpha, targets(config), config.arch.target_tolerance),
-        "activation_stability": distances}
+  meta, results = run_phases.run(
+      "bit_selection", phases.start_step_sizes(context, meta), functools.partial(_select_bits, context, teacher, saving))
+  selection = parse_results(
+      run_phases.results_file("bit_selection"), BitSelection.from_json, results, layers, config.arch.target_tolerance)
+  for target in selection.targets:
+    if multihost.is_lead_process():
+      name = name_for_target("selected_bits", target.target_gbops, targets(config))
+      write_selected_bits(workdir / f"{name}.json", target.bits)
+    logger.info("selected %.6f GBOPs, target %.6f", target.gbops, target.target_gbops)
 
-  meta, selected = run_phases.run("bit_selection", phases.start_step_sizes(context, meta), bit_selection)
-  budgets = selected["budgets"]
-  for budget in budgets:
-    target, candidates = budget["target_gbops"], budget["candidates"]
-    if multihost.is_first():
-      write_selected_bits(workdir / f"{named('selected_bits', config, target)}.json", layers, candidates)
-    logger.info("selected %.6f GBOPs, target %.6f", gbops(layers, selection.bits_of(layers, candidates)), target)
-
-  def meta_evaluation(meta):
-    return meta, {
-        "meta_state_top1": phases.evaluate_meta_state(context, meta),
-        "selected_top1": {
-            format_target(budget["target_gbops"]): phases.evaluate_selected(context, meta, budget["candidates"])
-            for budget in budgets},
-    }
-
-  meta, results = run_phases.run("meta_evaluation", meta, meta_evaluation)
-  evaluated["meta_state_top1"] = results["meta_state_top1"]
-  # The weight training of every budget starts from it, and what is on the devices is donated to the first step.
+  meta, results = run_phases.run(
+      "meta_evaluation", meta, functools.partial(_evaluate_meta_state, context, selection))
+  meta_evaluation = parse_results(
+      run_phases.results_file("meta_evaluation"), MetaEvaluation.from_json, results, layers, targets(config))
+  # The weight training of every target starts from it, and arrays on the devices are donated to the first step.
   meta = _on_host(meta.without_optimizer())
-  for budget in budgets:
-    target = budget["target_gbops"]
-    budget["selected_top1"] = results["selected_top1"][format_target(target)]
-    budget |= {"stage_a_top1": None, "final_top1": None}
-    # What an earlier start trained stays in the summary.
-    if target in trained_targets(config) or run_phases.is_finished(named("stage_b", config, target)):
-      budget |= _train_weights(context, run_phases, meta, budget, teacher)
+  reached = []
+  for target in selection.targets:
+    target = dataclasses.replace(target, meta_state_top1=meta_evaluation.targets[target.target_gbops])
+    # The summary keeps what an earlier start trained.
+    if target.target_gbops in trained_targets(config) or run_phases.is_finished(
+        name_for_target("stage_b", target.target_gbops, targets(config))):
+      target = _train_target(context, run_phases, meta, target, teacher)
+    reached.append(target)
 
   summary = summarize(
-      config, layers, budgets, evaluated, run_phases.seconds,
-      multihost.total(len(context.skipped_records.names) if context.skipped_records else 0), run_phases.best)
-  if "activation_stability" in selected:  # Not there with bits_from.
-    summary["activation_stability"] = selected["activation_stability"]
-  if multihost.is_first():
+      config, full_precision_top1, dataclasses.replace(selection, targets=tuple(reached)), meta_evaluation.uniform,
+      run_phases.seconds, multihost.total(context.data.num_skipped), run_phases.best)
+  if multihost.is_lead_process():
     files.write_json(workdir / "report" / "summary.json", summary)
   return summary
 
 
-def _train_weights(context, run_phases, meta, budget, teacher):
-  """Both stages of M14 for one budget, from the meta-state; their top-1 in percent by name."""
-  candidates, tops = budget["candidates"], {}
-  precision = assigned_precision(context.network.layers, candidates)
-  for stage, result_name in (("stage_a", "stage_a_top1"), ("stage_b", "final_top1")):
-    phase = named(stage, context.config, budget["target_gbops"])
+def _pretrain(context: TrainingContext, saving: Saving, meta: MetaState, clock: Clock):
+  """The first phase: the full-precision network, trained or read from a file."""
+  config, best = context.config, None
+  if config.pretraining.weights is None:
+    meta, best = phases.pretrain(context, meta, saving, clock)
+  else:
+    like = {"weights": meta.weights, "batch_stats": meta.batch_stats}
+    meta = meta.replace(**pretrained.load(config.pretraining.weights, config.network.name, like))
+  return meta, {FULL_PRECISION_TOP1: evaluate(context, meta, FULL_PRECISION), "best": best}
+
+
+def _select_bits(context: TrainingContext, teacher: Teacher | None, saving: Saving, meta: MetaState, clock: Clock):
+  """The second phase: the bits of every target, searched, or read from config.bits_from."""
+  config, layers, tolerance = context.config, context.network.layers, context.config.arch.target_tolerance
+  if config.bits_from is not None:
+    bits = read_selected_bits(config.bits_from, layers)
+    target_gbops, = targets(config)
+    return meta, BitSelection((TargetResult(target_gbops, layers, tolerance, bits, bits),)).to_json()
+  before = measure_stability(context, meta)
+  meta, archs = phases.select_bits(context, meta, phases.create_architectures(context), teacher, saving, clock)
+  stability = ActivationStability(before, measure_stability(context, meta))
+  alpha = {name: np.asarray(values) for name, values in archs.alpha.items()}
+  selected = tuple(
+      TargetResult(target_gbops, layers, tolerance, bits, most_probable)
+      for target_gbops, (bits, most_probable) in zip(
+          targets(config), select_for_targets(layers, alpha, targets(config), tolerance), strict=True))
+  return meta, BitSelection(selected, stability).to_json()
+
+
+def _evaluate_meta_state(context: TrainingContext, selection: BitSelection, meta: MetaState, clock: Clock):
+  """The third phase: top-1 straight from the meta-state, at uniform bit-widths and at the selected bits."""
+  del clock
+  uniform = evaluate_uniform_bits(context, meta)
+  selected = {target.target_gbops: evaluate_bits(context, meta, target.bits) for target in selection.targets}
+  return meta, MetaEvaluation(uniform, selected).to_json()
+
+
+def _train_target(
+    context: TrainingContext, run_phases: RunPhases, meta: MetaState, target: TargetResult, teacher: Teacher | None
+) -> TargetResult:
+  """Both stages of M14 for one target, from the meta-state; returns the target with its top-1."""
+  for stage, field in TOP1_OF_STAGE.items():
+    name = name_for_target(stage, target.target_gbops, targets(context.config))
     if stage == "stage_b":
       meta = meta.with_weight_step_sizes()
+    meta, results = run_phases.run(
+        name, context.replicate(meta),
+        functools.partial(_train_weights, context, stage, name, field, target.bits, teacher, run_phases.saving))
+    target = dataclasses.replace(target, **{field: results[field]})
+    logger.info("%s: %s %.2f", name, field, results[field])
+  return target
 
-    def weight_training(meta, stage=stage, phase=phase, result_name=result_name):
-      meta = phases.train_weights(context, stage, meta, candidates, teacher, run_phases.saving, phase)
-      return meta, {result_name: phases.evaluate(context, meta, precision)}
 
-    meta, results = run_phases.run(phase, context.replicate(meta), weight_training)
-    tops[result_name] = results[result_name]
-    logger.info("%s: %s %.2f", phase, result_name, tops[result_name])
-  return tops
+def _train_weights(
+    context: TrainingContext, stage: str, name: str, field: str, bits: Mapping[str, int], teacher: Teacher | None,
+    saving: Saving, meta: MetaState, clock: Clock):
+  """One stage of M14, and its top-1 at the end."""
+  meta, best = phases.train_weights(context, stage, meta, bits, teacher, saving, clock, name)
+  return meta, {field: evaluate(context, meta, assigned_precision(context.network.layers, bits)), "best": best}
 
 
 def create_teacher(context: TrainingContext, student: MetaState) -> Teacher | None:
-  """The source of soft targets that config.teacher names; None: labels (M9).
+  """Creates the source of soft targets that config.teacher names; None: labels (M9).
 
   Args:
-    context: the context.
+    context: of the run.
     student: the full-precision network after pretraining.
 
   Raises:
@@ -144,8 +181,8 @@ def create_teacher(context: TrainingContext, student: MetaState) -> Teacher | No
   if config.name == STUDENT:
     weights, batch_stats = _on_host((student.weights, student.batch_stats))  # Its own are donated to the next step.
     return context.replicate(Teacher(weights, batch_stats, context.network, config.dtype))
-  start = create_meta_state(context.teacher_network, optax.identity(), context.image_shape, context.config.seed)
-  variables = pretrained.arrays(start)
+  start = create_meta_state(context.teacher_network, optax.identity(), context.data.image_shape, context.config.seed)
+  variables = {"weights": start.weights, "batch_stats": start.batch_stats}
   if config.weights != RANDOM_WEIGHTS:
     variables = pretrained.load(config.weights, config.name, variables)
   return context.replicate(Teacher(network=context.teacher_network, dtype=config.dtype, **variables))

@@ -1,5 +1,6 @@
 """python -m metamix_jax.main --config=configs/digits.py --workdir=DIR"""
 
+from collections.abc import Sequence
 import logging
 import pathlib
 import sys
@@ -10,13 +11,12 @@ import jax
 from ml_collections import config_flags
 
 from metamix_jax import experiment
-from metamix_jax.command_line import flags_parser, stop
-from metamix_jax.errors import UserError
+from metamix_jax.command_line import exit_on_user_error, flags_parser, stop
 from metamix_jax.records import multihost
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
-from metamix_jax.records.names import named, targets
+from metamix_jax.records.names import name_for_target, targets
 from metamix_jax.records.progress import LineHandler
-from metamix_jax.reporting import tables
+from metamix_jax.training.context import prepare
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, selected bits, report.")
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -28,22 +28,17 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
 
 
+@exit_on_user_error("metamix_jax")
 def main(argv):
-  """Runs all phases of the config and prints the summary; a bad input ends in one sentence and status 2."""
+  """Runs all phases of the config and prints the summary; a UserError ends in one sentence and status 2."""
   if len(argv) > 1:
-    sys.exit(f"unknown argument {argv[1]!r}; allowed are --config, --config.FIELD=VALUE and --workdir.")
+    stop("metamix_jax", f"unknown argument {argv[1]!r}; allowed are --config, --config.FIELD=VALUE and --workdir.")
   # Orbax logs an error with its traceback before it raises it; what it raises ends in a sentence of ours.
   absl_logging.set_verbosity(absl_logging.FATAL)
-  logger = logging.getLogger("metamix_jax")  # Its own, so that libraries' notes stay out of the progress lines.
   addresses = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   if _DISTRIBUTED.value or any(value is not None for value in addresses):  # Before anything asks for a device.
-    try:
-      multihost.connect(*addresses)
-    except UserError as error:
-      stop("metamix_jax", error)
-  logger.setLevel(logging.INFO if multihost.is_first() else logging.WARNING)
-  logger.addHandler(LineHandler())
-  logger.propagate = False
+    multihost.connect(*addresses)
+  _log_lines()
   workdir = pathlib.Path(_WORKDIR.value)
   # A run that is continued, or a second run of the folder, then compiles nothing again.
   jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
@@ -51,22 +46,29 @@ def main(argv):
   if not jax.distributed.is_initialized():  # There JAX listens, and tells all processes of the first SIGTERM.
     stop_request.listen_for_sigterm()
   try:
-    summary = experiment.run(_CONFIG.value, workdir, stop_request)
-  except UserError as error:
-    stop("metamix_jax", error)
+    experiment.run(prepare(_CONFIG.value), workdir, stop_request)
   except Interrupted as interruption:
     print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
-  if multihost.is_first():
-    print(tables.format_table(summary))
-    names = [named("selected_bits", _CONFIG.value, target) for target in targets(_CONFIG.value)]
-    from metamix_jax.reporting import page  # pylint: disable=g-import-not-at-top  Loads matplotlib: seconds.
-    try:
-      page = page.write(workdir)
-    except UserError as error:  # Everything else of the run is there.
-      stop("metamix_jax", error)
-    paths = [page, workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
-    print(f"\nWritten: {', '.join(map(str, paths))}")
+  if multihost.is_lead_process():
+    _report(workdir, targets(_CONFIG.value))
+
+
+def _report(workdir: pathlib.Path, all_targets: Sequence[float]):
+  """Prints the table of a finished run, writes its page, and says where everything is."""
+  from metamix_jax.reporting import page, saved_run, tables  # Here, because matplotlib takes seconds to load.
+  print(tables.format_table(saved_run.read(workdir)))
+  names = [name_for_target("selected_bits", target, all_targets) for target in all_targets]
+  paths = [page.write(workdir), workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
+  print(f"\nWritten: {', '.join(map(str, paths))}")
+
+
+def _log_lines():
+  """Writes the lines of our own logger to stdout; the notes of libraries stay out of the progress lines."""
+  logger = logging.getLogger("metamix_jax")
+  logger.setLevel(logging.INFO if multihost.is_lead_process() else logging.WARNING)
+  logger.addHandler(LineHandler())
+  logger.propagate = False
 
 
 def run():

@@ -31,9 +31,10 @@ from ml_collections import config_flags
 import numpy as np
 import synthetic
 
-from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.config import check_batch_size
 from metamix_jax.errors import UserError
+from metamix_jax.method.bops import lowest_bits
 from metamix_jax.method.precision import assigned_precision
 from metamix_jax.training import context, parallel
 
@@ -49,24 +50,22 @@ CHIP_MEMORY = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 ITEM_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1, "f64": 8}
 
 
+@exit_on_user_error("aot_tpu")
 def main(argv):
   """Compiles and prints; a bad input ends in one sentence and status 2."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
   config = _CONFIG.value
-  try:
-    devices = topology_devices(_TOPOLOGY.value)
-    if config.quantization.depthwise == "auto":
-      config.quantization.depthwise = "native"  # "auto" would ask this machine.
-    networks = context.networks_without_data(config)
-    batch_sizes = [int(size) for size in _BATCH_SIZES.value or [config.batch_size]]
-    for size in batch_sizes:
-      check_batch_size("batch_size", size, len(devices))
-    for name in _STEPS.value:
-      if name not in STEPS:
-        raise UserError(f"--steps names {name!r}; allowed are {', '.join(STEPS)}.")
-  except UserError as error:
-    stop("aot_tpu", error)
+  devices = topology_devices(_TOPOLOGY.value)
+  if config.quantization.depthwise == "auto":
+    config.quantization.depthwise = "native"  # "auto" would ask this machine.
+  networks = context.networks_without_data(config)
+  batch_sizes = [int(size) for size in _BATCH_SIZES.value or [config.batch_size]]
+  for size in batch_sizes:
+    check_batch_size("batch_size", size, len(devices))
+  for name in _STEPS.value:
+    if name not in STEPS:
+      raise UserError(f"--steps names {name!r}; allowed are {', '.join(STEPS)}.")
   memory = CHIP_MEMORY[_TOPOLOGY.value.partition(":")[0]]
   print(f"{_TOPOLOGY.value}, {len(devices)} chips of {memory} GiB; {config.network.name}, {config.compute_dtype}, "
         f"teacher {config.teacher.name}, bit-widths {config.quantization.candidate_bits}; JAX {jax.__version__}, "
@@ -103,7 +102,7 @@ def programs(config, network, teacher_network, devices, batch_size):
   shape = (size, size, channels)
   batch = synthetic.batch_shapes(len(devices), batch_size, shape, synthetic.num_outputs(states.full_precision, shape))
   assigned = jax.eval_shape(lambda: assigned_precision(
-      network.layers, {layer.name: np.int32(0) for layer in network.searched_layers}))
+      network.layers, lowest_bits(network.layers)))
   if states.teacher is not None:
     yield "teacher", steps.teacher_targets, (states.teacher, batch)
   yield "bit-meta", steps.bit_meta_step, (states.meta, batch)

@@ -12,9 +12,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
-from metamix_jax.method import selection
+from metamix_jax.method.bops import complete_bits, lowest_bits, uniform_bits, uniform_widths
+from metamix_jax.records.selected_bits import read_selected_bits
 from metamix_jax.reporting import tables
 from metamix_jax.training import context
 
@@ -22,26 +23,24 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python 
 _BITS = flags.DEFINE_string("bits", None, "A candidate bit-width for all searched layers, or a selected_bits.json.")
 
 
+@exit_on_user_error("bops")
 def main(argv):
   """Prints the table; a bad input ends in one sentence and status 2."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
-  try:
-    layers = context.networks_without_data(_CONFIG.value)[0].layers
-    print(tables.format_costs(layers, _activation_bits(layers, _CONFIG.value.quantization.candidate_bits)))
-  except UserError as error:
-    stop("bops", error)
+  layers = context.networks_without_data(_CONFIG.value)[0].layers
+  print(tables.format_costs(layers, _activation_bits(layers)))
 
 
-def _activation_bits(layers, candidate_bits):
-  """Bits by layer name that --bits asks for."""
-  if _BITS.value is None or _BITS.value.isdecimal():
-    width = int(_BITS.value or candidate_bits[0])
-    if width not in candidate_bits:
-      raise UserError(f"--bits is {width}; allowed are {candidate_bits} or a selected_bits.json.")
-    index = candidate_bits.index(width)
-    return selection.bits_of(layers, {layer.name: index for layer in layers if layer.searched})
-  return selection.bits_of(layers, selection.read_selected_bits(_BITS.value, layers))
+def _activation_bits(layers):
+  """Returns the bits by layer name that --bits asks for."""
+  if _BITS.value is None:
+    return lowest_bits(layers)
+  if not _BITS.value.isdecimal():
+    return complete_bits(layers, read_selected_bits(_BITS.value, layers))
+  if int(_BITS.value) not in uniform_widths(layers):
+    raise UserError(f"--bits is {_BITS.value}; allowed are {uniform_widths(layers)} or a selected_bits.json.")
+  return uniform_bits(layers, int(_BITS.value))
 
 
 if __name__ == "__main__":

@@ -15,25 +15,23 @@ from absl import app
 from absl import logging as absl_logging
 import jax
 
-from metamix_jax.command_line import stop
+from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.models import pretrained
 
 
+@exit_on_user_error("import_torchvision")
 def main(argv):
   """Converts; a bad input ends in one sentence and status 2."""
   absl_logging.set_verbosity(absl_logging.WARNING)
   if len(argv) != 4:
-    stop("import_torchvision", f"the arguments are MODEL IN OUT, MODEL one of {', '.join(pretrained.TORCHVISION_NAMES)}.")
+    raise UserError(f"the arguments are MODEL IN OUT, MODEL one of {', '.join(pretrained.TORCHVISION_NAMES)}.")
   network, source, target = argv[1:]
-  try:
-    tree = pretrained.convert_file(pathlib.Path(source), network)
-    pretrained.save(target, tree)
-  except UserError as error:
-    stop("import_torchvision", error)
+  tree = pretrained.convert_file(pathlib.Path(source), network)
+  pretrained.save(target, tree)
   leaves = jax.tree.leaves(tree)
   print(f"{target}: {network}, {len(leaves)} arrays, {sum(leaf.size for leaf in leaves):,} numbers.")
 
 
 if __name__ == "__main__":
-  app.run(main)
+  app.run(main, flags_parser=flags_parser("import_torchvision"))

@@ -4,8 +4,8 @@
   python scripts/make_standin_imagenet.py --data_dir=DIR --train=2000 --validation=500 --classes=10
 
 The same features and TFRecord shards as the real one; JPEGs of photograph-like sizes and detail, whose texture and
-colour depend on the class, so that a network can learn them. Read it with --config.data.data_dir=DIR. The labels are
-those of ImageNet's first classes: a network still has 1,000 outputs. The same arguments write the same pictures.
+colour depend on the class, so that a network can learn them. Read it with --config.data.data_dir=DIR. The classes are
+ImageNet's first ones, so a network still has 1,000 outputs. The same arguments write the same pictures.
 """
 
 import colorsys
@@ -14,13 +14,15 @@ import pathlib
 from absl import app, flags
 from absl import logging as absl_logging
 import numpy as np
-import tensorflow as tf  # pylint: disable=wrong-import-order
-import tensorflow_datasets as tfds  # pylint: disable=wrong-import-order
 
-from metamix_jax.command_line import stop
-
-# Before TensorFlow, which reads the environment that metamix_jax.data sets when it is imported.
+from metamix_jax import data
+from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
+
+# isort: split
+# After metamix_jax.data, which sets the environment that TensorFlow reads when it is imported.
+import tensorflow as tf
+import tensorflow_datasets as tfds
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets; imagenet2012/VERSION is made in it.")
 _TRAIN = flags.DEFINE_integer("train", 2000, "Training images.", lower_bound=1)
@@ -38,8 +40,8 @@ GOLDEN_RATIO = 0.6180339887  # Multiples of it, modulo 1, keep neighbouring clas
 
 
 def draw(label: int, rng: np.random.Generator) -> np.ndarray:
-  """One image of a class, uint8 [H, W, 3]: stripes of the class's colours, direction and width, under noise."""
-  sizes, frequencies = zip(*SIZES)
+  """Draws one image of a class, uint8 [H, W, 3]: stripes of the class's colours, direction and width, under noise."""
+  sizes, frequencies = zip(*SIZES, strict=True)
   height, width = sizes[rng.choice(len(sizes), p=frequencies)]
   angle, period = np.pi * (label * GOLDEN_RATIO % 1), 12 + 36 * (label * GOLDEN_RATIO**2 % 1)
   rows, columns = np.arange(height)[:, None], np.arange(width)[None]
@@ -83,20 +85,20 @@ def write(data_dir: pathlib.Path, num_images: dict[str, int], num_classes: int, 
   return folder
 
 
+@exit_on_user_error("make_standin_imagenet")
 def main(argv):
   """Writes what the flags ask for."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
-  try:
-    folder = write(
-        pathlib.Path(_DATA_DIR.value), {"train": _TRAIN.value, "validation": _VALIDATION.value}, _CLASSES.value,
-        _PER_SHARD.value)
-  except UserError as error:
-    stop("make_standin_imagenet", error)
+  folder = write(
+      pathlib.Path(_DATA_DIR.value), {"train": _TRAIN.value, "validation": _VALIDATION.value}, _CLASSES.value,
+      _PER_SHARD.value)
   size = sum(file.stat().st_size for file in folder.iterdir())
-  print(f"{folder}: {_TRAIN.value} + {_VALIDATION.value} images, {size / 1e6:.0f} MB.")
+  info = data.dataset_info(
+      data.open_dataset("imagenet2012", _DATA_DIR.value), train_split="train", evaluation_split="validation")
+  print(f"{folder}: {info.num_train} + {info.num_evaluation} images, {size / 1e6:.0f} MB.")
 
 
 if __name__ == "__main__":
   flags.mark_flag_as_required("data_dir")
-  app.run(main)
+  app.run(main, flags_parser=flags_parser("make_standin_imagenet"))

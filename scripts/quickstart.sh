@@ -4,8 +4,8 @@
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 workdir="${1:-./runs/digits}"
-"$root/scripts/install.sh"
+python="$("$root/scripts/install.sh")"
 
 source "$root/scripts/cpu_environment.sh"
 
-exec "$root/.venv/bin/python" -m metamix_jax.main --config="$root/configs/digits.py" --workdir="$workdir"
+exec "$python" -m metamix_jax.main --config="$root/configs/digits.py" --workdir="$workdir"

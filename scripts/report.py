@@ -11,19 +11,17 @@ import pathlib
 
 from absl import app
 
-from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.reporting import page
 
 
+@exit_on_user_error("report")
 def main(argv):
   """Writes the report; a bad folder ends in one sentence and status 2."""
   if len(argv) != 2:
-    stop("report", f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
-  try:
-    print(f"Written: {page.write(pathlib.Path(argv[1]))}")
-  except UserError as error:
-    stop("report", error)
+    raise UserError(f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
+  print(f"Written: {page.write(pathlib.Path(argv[1]))}")
 
 
 if __name__ == "__main__":

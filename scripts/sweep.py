@@ -16,8 +16,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from metamix_jax.command_line import flags_parser, stop
-from metamix_jax.errors import UserError
+from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
 from metamix_jax.reporting import sweep
 
@@ -26,6 +25,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep.")
 _PRINT_COMMANDS = flags.DEFINE_bool("print_commands", False, "Print the commands of the runs, and run nothing.")
 
 
+@exit_on_user_error("sweep")
 def main(argv):
   """Runs the sweep; a bad input ends in one sentence and status 2."""
   del argv
@@ -41,8 +41,6 @@ def main(argv):
       return
     sweep.execute(runs, workdir, lambda run: sweep.run_in_process(run, stop_request), stop_request,
                   lambda line: print(line, flush=True))
-  except UserError as error:
-    stop("sweep", error)
   except Interrupted as interruption:
     print(f"sweep: {interruption}; the same command continues.", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)

@@ -7,7 +7,7 @@ import pytest
 from metamix_jax.method.precision import FULL_PRECISION, uniform_precision
 from metamix_jax.training import context, phases
 from metamix_jax.training.steps import AXIS
-from tests.test_experiment import data_dir, digits_config  # pylint: disable=unused-import  The fixture.
+from tests.helpers.configs import digits_config
 
 NETWORKS = {
     "mobilenet_v2": {},
@@ -33,7 +33,7 @@ def test_eight_bits_keep_97_percent_of_predictions(network, data_dir):
       config.network.options = NETWORKS[network]
   config.arch.target_gbops = sum(context.attainable_range(context.networks_without_data(config)[0].layers)) / 2
   work = context.prepare(config)
-  meta = phases.start_step_sizes(work, phases.pretrain(work, phases.create_student(work)))
+  meta = phases.start_step_sizes(work, phases.pretrain(work, phases.create_student(work))[0])
   meta = jax.device_get(meta.without_optimizer())
 
   def predictions(precision):
@@ -43,7 +43,7 @@ def test_eight_bits_keep_97_percent_of_predictions(network, data_dir):
       return work.network.module.apply(variables, work.network.normalize(images), train=False)
     batched = jax.jit(jax.vmap(predict, axis_name=AXIS))
     return np.concatenate([
-        np.argmax(batched(batch["image"][None])[0], -1)[batch["mask"] > 0] for batch in work.evaluation_batches()])
+        np.argmax(batched(batch["image"][None])[0], -1)[batch["mask"] > 0] for batch in work.data.evaluation_batches()])
 
   exact = predictions(FULL_PRECISION)
   eight = predictions(uniform_precision(work.network.layers, np.int32(2)))

@@ -39,14 +39,15 @@ def test_gradients_reach_everything(name, bits):
   meta = meta.with_activation_step_sizes(programs.calibration_step(meta, batch)).with_weight_step_sizes()
   meta = jax.device_get(meta.with_optimizer(optimizer))
   weight_labels(meta.trainable)  # Raises for a leaf without an optimiser.
+  target = sum(layer.macs for layer in network.layers) * 16 / 1e9
   arch = create_arch_states(
-      network, optimizer, seed=0, deviation=1e-3, targets_gbops=(sum(l.macs for l in network.layers) * 16 / 1e9,),
-      relative_penalty_weight=1e-3 * sum(l.macs for l in network.layers) * 16 / 1e9)
+      network, optimizer, seed=0, deviation=1e-3, targets_gbops=(target,), relative_penalty_weight=1e-3 * target)
   arch = jax.device_get(arch)
 
   new_meta, _ = programs.bit_meta_step(meta, batch)
   new_arch, _ = programs.bit_search_steps(arch, meta, batch)
-  for tree, expected in ((new_meta.optimizer_state.trace, meta.trainable), (new_arch.optimizer_state.trace, arch.alpha)):
+  for tree, expected in (
+      (new_meta.optimizer_state.trace, meta.trainable), (new_arch.optimizer_state.trace, arch.alpha)):
     gradients = traverse_util.flatten_dict(tree, sep="/")
     assert gradients.keys() == traverse_util.flatten_dict(expected, sep="/").keys()
     for path, gradient in gradients.items():

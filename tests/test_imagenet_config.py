@@ -1,24 +1,15 @@
 """The ImageNet configs: valid as they are, and every phase of them on generated images."""
 
-import importlib.util
-import pathlib
-
 import pytest
 
 from metamix_jax import config as config_rules
 from metamix_jax import experiment
 from metamix_jax.training import context
+from metamix_jax.training.context import prepare
+from tests.helpers.configs import imagenet_config, middle_target
 
-ROOT = pathlib.Path(__file__).parent.parent
 # GBOPs of the paper and of the release.
 TARGETS = {"mobilenet_v2": 5.12, "mobilenet_v3_large": 3.31, "resnet18": 32.86}
-
-
-def imagenet_config(name):
-  spec = importlib.util.spec_from_file_location("imagenet", ROOT / "configs" / "imagenet.py")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(name)
 
 
 @pytest.mark.parametrize("network", TARGETS)
@@ -50,15 +41,11 @@ def test_every_phase_with_tiny_networks(tmp_path):
     with config[section].unlocked():
       config[section].options = tiny
   config.arch.target_gbops = middle_target(config)
-  summary = experiment.run(config, tmp_path / "run")
-  assert len(summary["selected"]) == 6
-  assert summary["selected_gbops"] <= config.arch.target_gbops
-  assert 0 <= summary["final_top1"] <= 100 and summary["skipped_records"] == 0
-
-
-def middle_target(config):
-  """A target that the network of a config can reach."""
-  return sum(context.attainable_range(context.networks_without_data(config)[0].layers)) / 2
+  summary = experiment.run(prepare(config), tmp_path / "run")
+  target, = summary["targets"]
+  assert len(target["bits"]) == 6
+  assert target["gbops"] <= config.arch.target_gbops
+  assert 0 <= target["final_top1"] <= 100 and summary["skipped_records"] == 0
 
 
 @pytest.mark.slow
@@ -66,7 +53,8 @@ def middle_target(config):
 def test_every_phase_on_generated_images(network, tmp_path):
   config = imagenet_config(f"{network}-smoke")
   config.data.data_dir = str(tmp_path / "tfds")
-  summary = experiment.run(config, tmp_path / "run")
-  assert len(summary["selected"]) == {"mobilenet_v2": 51, "mobilenet_v3_large": 62, "resnet18": 19}[network]
-  assert 0.97 * config.arch.target_gbops <= summary["selected_gbops"] <= config.arch.target_gbops
-  assert 0 <= summary["final_top1"] <= 100 and summary["config"]["teacher.name"] == "resnet101"
+  summary = experiment.run(prepare(config), tmp_path / "run")
+  target, = summary["targets"]
+  assert len(target["bits"]) == {"mobilenet_v2": 51, "mobilenet_v3_large": 62, "resnet18": 19}[network]
+  assert 0.97 * config.arch.target_gbops <= target["gbops"] <= config.arch.target_gbops
+  assert 0 <= target["final_top1"] <= 100 and summary["config"]["teacher.name"] == "resnet101"

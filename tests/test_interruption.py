@@ -1,15 +1,9 @@
 """Runs that are killed and started again with the same command end in the same network; nothing saved is lost."""
 
 import json
-import os
-import pathlib
 import random
 import re
-import resource
-import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -18,30 +12,11 @@ import pytest
 
 from metamix_jax import experiment
 from metamix_jax.records import interruption
-from metamix_jax.training import loop
-from tests.test_experiment import data_dir, parameters, tiny_config  # pylint: disable=unused-import  The fixture.
-
-ROOT = pathlib.Path(__file__).parent.parent
-OVERRIDES = {
-    "batch_size": 256, "evaluation_batch_size": 128, "reestimation_batches": 2, "log_every_seconds": 0.01,
-    "checkpoints.every_steps": 2, "data.image_size": 8, "network.options.stem_channels": 8,
-    "network.options.blocks": "((1, 8, 1, 1), (2, 8, 1, 2))", "network.options.last_channels": 16,
-    "arch.target_gbops": 0.0008, "bit_selection.meta_only_epochs": 2}
-EPOCHS = {"pretraining": 6, "bit_selection": 6, "stage_a": 4, "stage_b": 5}
-STEPS_PER_EPOCH = 5  # 1347 // 256.
-
-
-def start(workdir, data_dir, scale, *flags, num_devices=1):
-  """A process that trains; its output is in .stdout."""
-  epochs = {f"{phase}.epochs": scale * count for phase, count in EPOCHS.items()}
-  values = OVERRIDES | epochs | {"data.data_dir": data_dir}
-  overrides = [f"--config.{name}={value}" for name, value in values.items()]
-  environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1",
-                              "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}"}
-  return subprocess.Popen(
-      [sys.executable, "-m", "metamix_jax.main", f"--config={ROOT}/configs/digits.py", f"--workdir={workdir}", *overrides,
-       *flags],
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment)
+from metamix_jax.records.interruption import EXIT_INTERRUPTED
+from metamix_jax.training.context import prepare
+from tests.helpers.configs import tiny_config
+from tests.helpers.files import ROOT
+from tests.helpers.interrupted_runs import EPOCHS, STEPS_PER_EPOCH, StopAfter, parameters, start
 
 
 def results(workdir):
@@ -82,8 +57,9 @@ def test_killed_runs_end_in_the_same_network(num_kills, scale, data_dir, tmp_pat
         break
     output.extend(process.stdout)
     code = process.wait()
+    process.stdout.close()
     text = "".join(output)
-    assert "Traceback" not in text and code in (0, loop_exit_code(), -signal.SIGKILL), text
+    assert "Traceback" not in text and code in (0, EXIT_INTERRUPTED, -signal.SIGKILL), text
     if code == 0:
       break
   assert kills == num_kills, f"only {kills} kills before the end"
@@ -92,40 +68,23 @@ def test_killed_runs_end_in_the_same_network(num_kills, scale, data_dir, tmp_pat
   assert metrics(workdir) == metrics(whole)
 
 
-def loop_exit_code():
-  from metamix_jax import main  # pylint: disable=g-import-not-at-top  Defines flags.
-  return main.EXIT_INTERRUPTED
-
-
-class StopAfter:
-  """A StopRequest that is true from the question after this many on; one is asked after each step and phase."""
-
-  def __init__(self, questions):
-    self.left = questions
-
-  @property
-  def requested(self):
-    self.left -= 1
-    return self.left < 0
-
-
 def test_stopped_runs_end_in_the_same_network(data_dir, tmp_path):
-  """Stopped in each training phase and between phases, with two budgets; the slow test above does it with signals and
+  """Stopped in each training phase and between phases, with two targets; the slow test above does it with signals and
   processes."""
   config = tiny_config(data_dir)
   config.checkpoints.every_steps, config.metrics.every_steps, config.evaluate_every_epochs = 2, 2, 1
   config.arch.target_gbops, config.arch.train_targets = (0.0008, 0.001), (0.001,)
-  whole = experiment.run(config, tmp_path / "whole")
+  whole = experiment.run(prepare(config), tmp_path / "whole")
   workdir = tmp_path / "stopped"
   for questions, place in (
       (2, "step 3/5 of pretraining"), (10, "step 8/10 of bit_selection"), (4, "meta_evaluation"),
       (5, "step 3/5 of stage_a_0.001"), (6, "step 1/5 of stage_b_0.001")):
     with pytest.raises(interruption.Interrupted, match=f"^stopped after {place}$"):
-      experiment.run(config, workdir, StopAfter(questions))
+      experiment.run(prepare(config), workdir, StopAfter(questions))
     with (workdir / "metrics.jsonl").open("a") as file:  # As a SIGKILL later on leaves it: ahead of the checkpoint.
       phase = place.split()[-1].replace("meta_evaluation", "stage_a_0.001")
       file.write(json.dumps({"phase": phase, "step": 9, "loss": 99.0}) + '\n{"phase": "stage_a", "st')
-  summary = experiment.run(config, workdir)
+  summary = experiment.run(prepare(config), workdir)
   assert {name: value for name, value in summary.items() if name != "seconds"} == {
       name: value for name, value in whole.items() if name != "seconds"}
   for phase in ("bit_selection", "stage_b_0.001"):
@@ -146,78 +105,3 @@ def test_stopped_runs_end_in_the_same_network(data_dir, tmp_path):
   assert len(documented) == 16
   assert {name for name in written if not any(map(lambda p, name=name: p.fullmatch(name), patterns.values()))} == set()
   assert {name for name, pattern in patterns.items() if not any(map(pattern.fullmatch, written))} == set()
-
-
-@pytest.fixture
-def stopped(data_dir, tmp_path):
-  """A run that stopped after step 4 of its first phase, with checkpoints of steps 2 and 4."""
-  config = tiny_config(data_dir)
-  config.checkpoints.every_steps = 2
-  workdir = tmp_path / "run"
-  with pytest.raises(interruption.Interrupted, match="stopped after step 4/5 of pretraining"):
-    experiment.run(config, workdir, StopAfter(3))
-  assert sorted(path.name for path in (workdir / "checkpoints" / "steps" / "pretraining").iterdir()) == ["2", "4"]
-  return config, workdir
-
-
-@pytest.mark.parametrize("damage", ["truncate", "remove"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(stopped, damage, caplog):
-  config, workdir = stopped
-  newest = workdir / "checkpoints" / "steps" / "pretraining" / "4"
-  files = [path for path in (newest / "state").rglob("*") if path.is_file() and path.stat().st_size]
-  for path in files:
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2]) if damage == "truncate" else path.unlink()
-  with pytest.raises(interruption.Interrupted, match="stopped after step 3/5"):
-    experiment.run(config, workdir, StopAfter(0))
-  messages = [record.message for record in caplog.records]
-  assert any("the checkpoint of step 4 cannot be read" in message for message in messages)
-  assert (workdir / "checkpoints" / "steps" / "pretraining_4.unreadable").is_dir()
-
-
-@pytest.mark.slow
-def test_a_full_disk(data_dir, tmp_path):
-  """The system refuses every byte of every file from some step on: a sentence, status 2, and what was saved is whole.
-
-  That is how a quota or a disk that fills up during a save looks; TensorStore's threads then print notes of their own.
-  """
-  process = start(tmp_path, data_dir, 1)
-  for line in process.stdout:
-    if re.match(r"pretraining: step [1-9]\d", line):
-      resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, 0))
-      break
-  output, _ = process.communicate()
-  assert process.returncode == 2, output
-  failed = re.search(r"metamix_jax: pretraining, step (\d+): the (?:checkpoint|metrics) cannot be written to \S+ \(File too large\); what"
-                     r" was saved before is whole, and the same command continues from there\.", output)
-  process = start(tmp_path, data_dir, 1)
-  for line in process.stdout:
-    continued = re.match(r"pretraining: continued after step (\d+)", line)
-    if continued:
-      process.terminate()
-      break
-  output, _ = process.communicate()
-  assert process.returncode == loop_exit_code(), output
-  # The save before the one that failed may have been on its way when the disk filled.
-  assert 4 <= int(continued[1]) < int(failed[1])
-
-
-def test_no_room_on_the_disk(stopped, monkeypatch):
-  config, workdir = stopped
-  usage = shutil.disk_usage(workdir)
-  monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1000))
-  with pytest.raises(ValueError, match=r"pretraining, step 5: the checkpoint cannot be written to \S+ "
-                     r"\(0\.0 MB needed, 0\.0 MB free\); what was saved before is whole") as caught:
-    experiment.run(config, workdir, StopAfter(0))
-  assert "\n" not in str(caught.value)
-  monkeypatch.undo()
-  with pytest.raises(interruption.Interrupted, match="stopped after step 5/5"):
-    experiment.run(config, workdir, StopAfter(0))
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(data_dir, tmp_path):
-  config = tiny_config(data_dir)
-  config.pretraining.learning_rate = 1e38
-  with pytest.raises(ValueError, match=r"pretraining, step 2: the training loss or its gradient is not finite, first "
-                     r"in the .*; nothing after step 1 was kept") as caught:
-    experiment.run(config, tmp_path)
-  assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A network of the user's own through all phases, with nothing registered anywhere."""
+"""The README's own network: all phases from its very files and command, and found wherever a command starts."""
 
 import json
 import os
@@ -14,47 +14,54 @@ import pytest
 from metamix_jax.nn.batch_norm import BatchNorm
 from metamix_jax.training import context
 from metamix_jax.training.steps import AXIS
-from tests.test_experiment import ROOT, data_dir, digits_config  # pylint: disable=unused-import  The fixture.
+from tests.helpers.configs import digits_config
+from tests.helpers.files import ROOT
 
-
+README = (ROOT / "README.md").read_text()
+NETWORK, CONFIG = (
+    next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if needle in block)
+    for needle in ("class PlainNetwork", "my_network:PlainNetwork"))
 # As a user starts it, without the fake devices of the tests.
 ONE_DEVICE = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
 
 
-def test_the_readme_shows_the_tested_network():
-  source = (ROOT / "tests" / "own_network.py").read_text()
-  assert "```python\n" + source[source.index("from flax"):] + "```" in (ROOT / "README.md").read_text()
+@pytest.fixture
+def folder(tmp_path):
+  """What the README asks for: its two files beside configs/."""
+  (tmp_path / "my_network.py").write_text(NETWORK)
+  (tmp_path / "my_config.py").write_text(CONFIG)
+  (tmp_path / "configs").symlink_to(ROOT / "configs")
+  return tmp_path
 
 
-def test_the_readmes_command_goes_through_all_phases(data_dir, tmp_path):
-  """The command as it stands there, but for the folder and shorter phases."""
-  command, = re.findall(r"^(python -m metamix_jax\.main --config=configs/own_network\.py) --workdir=", (
-      ROOT / "README.md").read_text(), re.MULTILINE)
+def test_the_readme_shows_the_network_of_the_tests():
+  assert (ROOT / "tests" / "helpers" / "own_network.py").read_text().endswith(f'"""\n\n{NETWORK}')
+
+
+def test_the_readmes_command_goes_through_all_phases(folder, data_dir):
+  """The command as it stands there, with shorter phases."""
+  command, = re.findall(r"`python (-m metamix_jax\.main --config=my_config\.py --workdir=runs/own)`", README)
   short = ("pretraining.epochs=1", "bit_selection.epochs=2", "bit_selection.meta_only_epochs=1", "stage_a.epochs=1",
            "stage_b.epochs=1", f"data.data_dir={data_dir}")
-  subprocess.run(
-      [sys.executable, *command.split()[1:], f"--workdir={tmp_path}", *(f"--config.{field}" for field in short)],
-      cwd=ROOT, env=ONE_DEVICE, check=True)
-  summary = json.loads((tmp_path / "report" / "summary.json").read_text())
-  assert set(summary["selected"]) == {"conv_0", "conv_1"}
+  arguments = [*command.split(), *(f"--config.{field}" for field in short)]
+  subprocess.run([sys.executable, *arguments], cwd=folder, env=ONE_DEVICE, check=True)
+  summary = json.loads((folder / "runs" / "own" / "report" / "summary.json").read_text())
+  target, = summary["targets"]
+  assert set(target["bits"]) == {"conv_0", "conv_1"}
   # MACs on 16 x 16 images: 16*16*16*9, 8*8*16*16*9, 4*4*32*16*9, 32*10.
   expected = (8 * 8 * (36864 + 320) + 4 * 4 * (147456 + 73728)) / 1e9
-  assert summary["uniform_gbops"]["4"] == pytest.approx(expected, rel=1e-12)
-  assert summary["selected_gbops"] <= 0.006
-  assert 0 < summary["final_top1"] <= 100
+  assert {result["bits"]: result["gbops"] for result in summary["uniform"]}[4] == pytest.approx(expected, rel=1e-12)
+  assert target["gbops"] <= 0.006
+  assert 0 < target["final_top1"] <= 100
 
 
 @pytest.mark.parametrize("command", [
     ("-P", "-c", "from metamix_jax.main import run; run()", "--workdir=run"), (str(ROOT / "scripts" / "bops.py"),)])
-def test_a_network_of_the_current_folder_is_found(command, data_dir, tmp_path):
-  """By the console command and by a script: both come as far as its options."""
-  (tmp_path / "my_network.py").write_text((ROOT / "tests" / "own_network.py").read_text())
-  (tmp_path / "my_config.py").write_text(
-      (ROOT / "configs" / "own_network.py").read_text().replace("tests.own_network", "my_network")
-      .replace("features=(16, 32)", "width=1").replace("from configs import digits", "import digits"))
-  (tmp_path / "digits.py").write_text((ROOT / "configs" / "digits.py").read_text())
+def test_a_network_of_the_current_folder_is_found(command, folder, data_dir):
+  """By the console command and by a script, with a wrong option: both have seen the fields of the class."""
+  (folder / "my_config.py").write_text(CONFIG.replace('"features": (16, 32)', '"width": 1'))
   result = subprocess.run(
-      [sys.executable, *command, "--config=my_config.py", f"--config.data.data_dir={data_dir}"], cwd=tmp_path,
+      [sys.executable, *command, "--config=my_config.py", f"--config.data.data_dir={data_dir}"], cwd=folder,
       env=ONE_DEVICE, capture_output=True, text=True)
   assert result.returncode == 2, result.stderr
   assert "config.network.options.width is not a field of my_network:PlainNetwork; allowed are features" in result.stderr
@@ -63,7 +70,7 @@ def test_a_network_of_the_current_folder_is_found(command, data_dir, tmp_path):
 # Batch norms: one for each width of the own network, one for each of ResNet-18's 20 convolutions, the others' stem and
 # head, and what the blocks of MobileNetV2 (50) and MobileNetV3 (44, 32) have.
 @pytest.mark.parametrize("name, count", [
-    ("tests.own_network:PlainNetwork", 2), ("resnet18", 20), ("mobilenet_v2", 52), ("mobilenet_v3_large", 46),
+    ("tests.helpers.own_network:PlainNetwork", 2), ("resnet18", 20), ("mobilenet_v2", 52), ("mobilenet_v3_large", 46),
     ("mobilenet_v3_small", 34)])
 @pytest.mark.parametrize("synchronized", [True, False])
 def test_every_batch_norm_obeys_the_config(name, count, synchronized):

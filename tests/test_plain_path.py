@@ -1,14 +1,11 @@
 """The project's own gradients against automatic differentiation and XLA's convolutions, through whole networks."""
 
 import dataclasses
-import pathlib
-import sys
 
 from flax import traverse_util
 import jax
 import numpy as np
 import optax
-from synthetic import create_batch
 
 from metamix_jax.models import create_network
 from metamix_jax.nn.scheme import Placement, QuantizationScheme
@@ -16,14 +13,12 @@ from metamix_jax.nn.tracing import trace_layers
 from metamix_jax.training import parallel
 from metamix_jax.training.state import Network, create_arch_states, create_meta_state
 from metamix_jax.training.steps import AXIS
-
-sys.path.append(str(pathlib.Path(__file__).parent.parent / "scripts"))
-from plain_quantizers import PLAIN  # pylint: disable=wrong-import-position
+from tests.helpers.files import load_script
 
 SHAPE, CLASSES, BATCH = (16, 16, 3), 4, 16
 V2 = {"stem_channels": 8, "blocks": ((1, 8, 1, 1), (2, 16, 1, 2)), "last_channels": 16}
-# Convolutions that sum in another order differ in the last bit, and a value on the edge between two codes then rounds the
-# other way: of the data seeds 0 to 4, 0, 2 and 3 have no such flip at any bit-width.
+# Convolutions that sum in another order differ in the last bit, and a value on the edge between two codes then rounds
+# the other way: of the data seeds 0 to 4, 0, 2 and 3 have no such flip at any bit-width.
 DATA_SEED = 2
 
 
@@ -47,9 +42,11 @@ def gradients(network, batch):
 def test_gradients_agree_with_autodiff_and_native_convolutions():
   module = create_network("mobilenet_v2", CLASSES, QuantizationScheme((3, 4, 8), 4, 8, Placement(AXIS)), V2)
   network = Network(module, trace_layers(module, SHAPE), (0.5,) * 3, (0.25,) * 3, 1e-6)
-  scheme = dataclasses.replace(module.scheme, quantizer=PLAIN, placement=Placement(AXIS, depthwise="native"))
+  quantizer = load_script("benchmarks/plain_quantizers").PLAIN
+  scheme = dataclasses.replace(
+      module.scheme, quantizer=quantizer, placement=Placement(AXIS, depthwise="native"))
   plain = dataclasses.replace(network, module=module.clone(scheme=scheme))
-  batch = parallel.split_batch(create_batch(BATCH, SHAPE, CLASSES, DATA_SEED), 1)
+  batch = parallel.split_batch(load_script("benchmarks/synthetic").create_batch(BATCH, SHAPE, CLASSES, DATA_SEED), 1)
   ours, theirs = gradients(network, batch), gradients(plain, batch)
   assert ours.keys() == theirs.keys() and len(ours) > 30
   for path, expected in theirs.items():

@@ -10,18 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metamix_jax.method.precision import (
-  assigned_precision,
-  bits_at_width,
-  candidate_widths,
-  precision_at_width,
-  uniform_precision,
-)
+from metamix_jax.method.bops import candidate_widths
+from metamix_jax.method.precision import assigned_precision, bits_at_width, precision_at_width, uniform_precision
+from metamix_jax.models.network import Network
 from metamix_jax.nn.layers import QuantConv, QuantDense
 from metamix_jax.nn.scheme import Placement, QuantizationScheme
 from metamix_jax.nn.tracing import trace_layers
 from metamix_jax.training import parallel
-from metamix_jax.training.state import Network, create_meta_state
+from metamix_jax.training.state import create_meta_state
 from metamix_jax.training.steps import AXIS
 
 SHAPE, BATCH = (6, 6, 2), 8
@@ -54,10 +50,9 @@ def test_each_layer_takes_its_widest_candidate_that_is_not_above():
   for index, width in enumerate(candidate_widths(layers)):
     expected = {name: bits[index] for name, bits in AT_WIDTH.items()}
     assert bits_at_width(layers, width) == expected
-    indices = {name: np.int32(SETS[name].index(expected[name])) for name in SETS}
     jax.tree.map(
         np.testing.assert_array_equal, precision_at_width(layers, jnp.int32(index)),
-        assigned_precision(layers, indices))
+        assigned_precision(layers, expected))
 
 
 def test_equal_sets_are_the_same_program_as_uniform_precision():
@@ -85,8 +80,8 @@ def test_bit_meta_step_is_the_mean_over_the_widths_and_trains_every_candidate():
   updated, metrics = programs.bit_meta_step(meta, batch)
   singles = []
   for index in range(5):
-    candidates = {name: np.int32(widths.index(AT_WIDTH[name][index])) for name, widths in SETS.items()}
-    singles.append(programs.weight_step(meta, assigned_precision(network.layers, candidates), batch))
+    bits = {name: AT_WIDTH[name][index] for name in SETS}
+    singles.append(programs.weight_step(meta, assigned_precision(network.layers, bits), batch))
   losses = [float(single["loss"]) for _, single in singles]
   np.testing.assert_allclose(metrics["loss_by_candidate"], losses, rtol=1e-6)
   # theta - mean(g) on both sides.

@@ -1,12 +1,16 @@
-"""TFDS data sets of labelled images: opened by name, described, and read as encoded records."""
+"""Opens TFDS data sets of labelled images by name, describes them, and reads them as encoded records."""
 
+from collections.abc import Sequence
 import dataclasses
-import pathlib
+import os
+import re
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from metamix_jax.data import digits, generated  # Registers both with TFDS.
+from metamix_jax.data import digits, folders, generated  # Registers digits and generated with TFDS.
+from metamix_jax.data.folders import ClassFolders
 from metamix_jax.errors import UserError
 
 # TensorFlow only reads files here; left alone it would take the accelerators' memory away from JAX.
@@ -16,11 +20,13 @@ tf.config.set_visible_devices([], "TPU")
 OWN_DATASETS = (digits.Digits.name, generated.Generated.name)
 # The name of a user's own images: config.data.data_dir holds SPLIT/CLASS/IMAGE.
 FOLDER = "folder"
+# Class names in the log's line before it ends with an ellipsis.
+_CLASSES_IN_WORDS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-  """What a model and a schedule must know of a data set.
+  """Holds what a model and a schedule must know of a data set.
 
   Attributes:
     num_classes: number of labels.
@@ -34,170 +40,228 @@ class DatasetInfo:
   channels: int
 
 
-def classes_and_channels(name: str, data_dir: str | None) -> tuple[int, int]:
-  """Number of classes, and channels of an image, of a data set that need not be prepared.
+def classes_and_channels(name: str, data_dir: str | None, splits: Sequence[str] | None = None) -> tuple[int, int]:
+  """Returns the number of classes and the channels of an image, of a data set that need not be prepared.
 
   Raises:
-    UserError: as `open_dataset`, but for a data set that is not prepared.
+    UserError: the name is unknown, or the data set is not one of labelled images.
   """
-  handle = _builder(name, data_dir)
-  return handle.info.features["label"].num_classes, image_channels(handle)
+  builder = _builder(name, data_dir, splits)
+  return builder.info.features["label"].num_classes, image_channels(builder)
 
 
-def open_dataset(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+def open_dataset(name: str, data_dir: str | None, splits: Sequence[str] | None = None) -> tfds.core.DatasetBuilder:
   """Opens a prepared data set; one of this package's own is prepared where it is missing (a second, no network).
 
   Args:
     name: TFDS name, perhaps with configuration and version ("imagenet_resized/32x32"), or "folder".
     data_dir: folder that holds the prepared data sets, None for TFDS's own; with "folder", the folder of
       SPLIT/CLASS/IMAGE (.jpg, .jpeg, .png).
+    splits: with "folder", the splits that are used, which must have the same classes; None: all that are there.
 
   Returns:
-    The TFDS builder, the handle that the other functions here take.
+    The TFDS builder, which the other functions here take.
 
   Raises:
-    UserError: the name is unknown, the data set is not one of labelled images, or it is not prepared.
+    UserError: the name is unknown, the data set is not one of labelled images, it is not prepared or cannot be, or
+      the folders of classes do not fit together.
   """
-  handle = _builder(name, data_dir)
-  if name != FOLDER and not handle.is_prepared():
-    if handle.name in OWN_DATASETS:
-      _prepare_locally(handle)
+  builder = _builder(name, data_dir, splits)
+  if name != FOLDER and not builder.is_prepared():
+    if builder.name in OWN_DATASETS:
+      _prepare_locally(builder)
     else:
-      raise UserError(_not_prepared(handle, name, data_dir))
-  return handle
+      raise UserError(_not_prepared(builder, name, data_dir))
+  return builder
 
 
-def _builder(name, data_dir):
-  """The TFDS builder of a data set of labelled images, prepared or not."""
+def _builder(name, data_dir, splits):
+  """Returns the TFDS builder of a data set of labelled images, prepared or not."""
   if name == FOLDER:
-    return _image_folder(data_dir)
-  base_name = name.partition("/")[0]
+    return _class_folders(data_dir, splits)
+  base_name = re.split("[/:]", name)[0]
   # Without the community's data sets, whose list is on the network.
   if base_name not in OWN_DATASETS and base_name not in tfds.list_builders(with_community_datasets=False):
     raise UserError(
         f"config.data.name is {name!r}, which is not a data set: use 'digits', a name from the TFDS catalogue, such as"
         " 'imagenet2012', or 'folder' for images of your own.")
-  handle = tfds.builder(name, data_dir=data_dir)
-  features = dict(handle.info.features.items()) if isinstance(handle.info.features, tfds.features.FeaturesDict) else {}
+  try:
+    builder = tfds.builder(name, data_dir=data_dir)
+  except (AssertionError, ValueError, tfds.core.DatasetNotFoundError) as error:
+    raise UserError(f"config.data.name is {name!r}, which TFDS cannot open: {_versions_of(base_name)}.") from error
+  features = builder.info.features
+  features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
   if not (isinstance(features.get("image"), tfds.features.Image)
           and isinstance(features.get("label"), tfds.features.ClassLabel)):
     raise UserError(
         f"config.data.name is {name!r}, which has no 'image' with one 'label': use a data set for image"
         " classification, such as 'digits' or 'imagenet2012'.")
-  return handle
-
-
-def _image_folder(data_dir):
-  """The builder of a user's own folder; ValueError if there are no images in it."""
-  if data_dir is None or not pathlib.Path(data_dir).is_dir():
+  if image_channels(builder) not in (1, 3):
     raise UserError(
-        f"config.data.data_dir is {data_dir!r}, which is no folder: with config.data.name 'folder' it must hold"
+        f"config.data.name is {name!r}, whose images have {image_channels(builder)} channels: use a data set of images"
+        " with 1 or 3.")
+  return builder
+
+
+def _versions_of(base_name):
+  """Returns what a name of TFDS's catalogue may be followed by, in words."""
+  builder_class = tfds.builder_cls(base_name)
+  configs = [config.name for config in builder_class.BUILDER_CONFIGS]
+  version = f"the newest version is '{base_name}:{builder_class.VERSION}'"
+  return f"the configurations are {configs}, as in '{base_name}/{configs[0]}', and {version}" if configs else version
+
+
+def _class_folders(data_dir, splits):
+  """Returns the builder of a user's own folder."""
+  root = None if data_dir is None else os.path.expanduser(data_dir)
+  if root is None or not os.path.isdir(root):
+    raise UserError(
+        f"config.data.data_dir is {data_dir!r}, which is not a folder: with config.data.name 'folder' it must hold"
         " SPLIT/CLASS/IMAGE, such as train/cat/1.jpg.")
-  handle = tfds.ImageFolder(data_dir)
-  if not any(split.num_examples for split in handle.info.splits.values()):
-    raise UserError(
-        f"config.data.data_dir is {data_dir!r}, where no image is found: it must hold SPLIT/CLASS/IMAGE, such as"
-        " train/cat/1.jpg.")
-  return handle
+  return ClassFolders(root, splits)
 
 
-def dataset_info(handle: tfds.core.DatasetBuilder, *, train_split: str, evaluation_split: str) -> DatasetInfo:
-  """Sizes of the two splits, number of classes and of channels.
+def dataset_info(builder: tfds.core.DatasetBuilder, *, train_split: str, evaluation_split: str) -> DatasetInfo:
+  """Returns the sizes of the two splits, the number of classes and the number of channels.
 
   Raises:
-    UserError: the data set has no such split.
+    UserError: a split does not exist or has no images, or there is only one class.
   """
-  features = handle.info.features
+  features = builder.info.features
+  for split in (train_split, evaluation_split):
+    if num_examples(builder, split) <= 0:  # TFDS counts below 0 where a part ends before it begins.
+      raise UserError(f"Data set {builder.name!r} has no images in split {split!r}: use one that has.")
+  if features["label"].num_classes < 2:
+    raise UserError(
+        f"Data set {builder.name!r} has a single class, {features['label'].names}: use one with two or more.")
   return DatasetInfo(
       num_classes=features["label"].num_classes,
-      num_train=num_examples(handle, train_split),
-      num_evaluation=num_examples(handle, evaluation_split),
-      channels=image_channels(handle),
+      num_train=num_examples(builder, train_split),
+      num_evaluation=num_examples(builder, evaluation_split),
+      channels=image_channels(builder),
   )
 
 
-def _prepare_locally(handle: tfds.core.DatasetBuilder) -> None:
-  """Prepares a data set that needs no download. TFDS writes a folder of its own and renames it when complete."""
-  tfds.disable_progress_bar()  # It takes a second, and its bars would stay on the screen.
+def describe(builder: tfds.core.DatasetBuilder, splits: Sequence[str]) -> dict[str, Any]:
+  """Describes what a run reads, so that a later start can tell whether it reads the same.
+
+  Args:
+    builder: from `open_dataset`.
+    splits: the TFDS splits that are used.
+
+  Returns:
+    "name"; "version"; "classes", the names in the order of their labels; "images", their number by split; for class
+    folders "digests" too, by "SPLIT/CLASS". JSON can hold all of it.
+
+  Raises:
+    UserError: a split does not exist, or an image of a class folder cannot be read.
+  """
+  config = builder.builder_config.name if builder.builder_config else None
+  description = {
+      "name": f"{builder.name}/{config}" if config else builder.name,
+      "version": str(builder.version),
+      "classes": list(builder.info.features["label"].names),
+      "images": {split: num_examples(builder, split) for split in splits},
+  }
+  return description | ({"digests": builder.digests()} if isinstance(builder, ClassFolders) else {})
+
+
+def describe_in_words(builder: tfds.core.DatasetBuilder, splits: Sequence[str]) -> str:
+  """Returns one line for the log: classes, images of each split, and for class folders what is left out and why."""
+  names = builder.info.features["label"].names
+  classes = ", ".join(names[:_CLASSES_IN_WORDS]) + (", ..." if len(names) > _CLASSES_IN_WORDS else "")
+  images = ", ".join(f"{split} {num_examples(builder, split)} images" for split in dict.fromkeys(splits))
+  left_out = folders.in_words(builder.left_out) if isinstance(builder, ClassFolders) else ""
+  return (
+      f"{builder.name} {builder.version}, {len(names)} classes ({classes}), {images}"
+      + (f"; left out: {left_out}" if left_out else ""))
+
+
+def _prepare_locally(builder: tfds.core.DatasetBuilder) -> None:
+  """Prepares a data set that needs no download. TFDS writes to a temporary folder and renames it when complete."""
+  tfds.disable_progress_bar()  # Preparing takes a second, and the bars would stay on the screen.
   try:
-    handle.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-  except OSError:
-    # Another process that prepared the same data set was first with the renaming: then its files will do.
-    if not handle.is_prepared():
-      raise
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+  except OSError as error:
+    # Where another process prepared the same data set and was first with the renaming, its files will do.
+    if not builder.is_prepared():
+      raise UserError(
+          f"data set {builder.name!r} cannot be written to {builder.data_path} ({error.strerror or error}); set"
+          " config.data.data_dir to a folder that can be written to.") from error
 
 
-def _not_prepared(handle: tfds.core.DatasetBuilder, name: str, data_dir: str | None) -> str:
-  """The sentence that says where `name` is missing and what prepares it."""
+def _not_prepared(builder: tfds.core.DatasetBuilder, name: str, data_dir: str | None) -> str:
+  """Returns the sentence that says where `name` is missing and what prepares it."""
   command, afterword = f"tfds build {name}", ""
   if data_dir is not None:
     command += f" --data_dir={data_dir}"
-  if handle.MANUAL_DOWNLOAD_INSTRUCTIONS:
+  if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
     command += " --manual_dir=FOLDER"
     afterword = ", FOLDER being where you put the archives that have to be downloaded by hand"
   return (
-      f"config.data.name is {name!r}, which is not prepared: there is nothing in {handle.data_path} (set"
+      f"config.data.name is {name!r}, which is not prepared: there is nothing in {builder.data_path} (set"
       f" config.data.data_dir if it is elsewhere); prepare it with `{command}`{afterword}.")
 
 
-def num_examples(handle: tfds.core.DatasetBuilder, split: str) -> int:
-  """Number of images of a split or of a part of one.
+def num_examples(builder: tfds.core.DatasetBuilder, split: str) -> int:
+  """Returns the number of images of a split or of a part of one.
 
   Raises:
-    UserError: the data set has no such split.
+    UserError: the split does not exist.
   """
   parts = " or a part such as 'train[:90%]'"
-  if isinstance(handle, tfds.ImageFolder):
-    parts = ""  # TFDS reads a folder's splits whole.
+  if isinstance(builder, ClassFolders):
+    parts = ""  # Its splits are used whole.
   try:
-    if not parts and split not in handle.info.splits:
+    if not parts and split not in builder.info.splits:
       raise KeyError(split)
-    return handle.info.splits[split].num_examples
+    return builder.info.splits[split].num_examples
   except (KeyError, ValueError) as error:
-    raise UserError(
-        f"Data set {handle.name!r} has no split {split!r}: use one of {sorted(handle.info.splits)}{parts}.") from error
+    splits = sorted(builder.info.splits)
+    raise UserError(f"Data set {builder.name!r} has no split {split!r}: use one of {splits}{parts}.") from error
 
 
-def image_channels(handle: tfds.core.DatasetBuilder) -> int:
-  """Channels of an image, 1 or 3."""
-  return handle.info.features["image"].shape[-1]
+def image_channels(builder: tfds.core.DatasetBuilder) -> int:
+  """Returns the number of channels of an image, 1 or 3."""
+  return builder.info.features["image"].shape[-1]
 
 
 def records(
-    handle: tfds.core.DatasetBuilder, split: str, *, process_index: int = 0, process_count: int = 1,
+    builder: tfds.core.DatasetBuilder, split: str, *, process_index: int = 0, process_count: int = 1,
     shuffle_seed: int | None = None, num_threads: int = 0, named: bool = False,
 ) -> tf.data.Dataset:
-  """This process's part of a split, the images still encoded. The parts cover the split and share no image.
+  """Reads this process's part of a split, the images still encoded. The parts cover the split and share no image.
 
   Args:
-    handle: from `open_dataset`.
+    builder: from `open_dataset`.
     split: TFDS split.
     process_index: number of this process.
     process_count: number of processes.
     shuffle_seed: the order of the files is shuffled with it; None: as they are.
     num_threads: for reading and all that is mapped over the result; 0: one for each core.
-    named: adds the names, which cost 4 % of the images per second.
+    named: adds the names of the records, which costs some speed.
 
   Returns:
-    Data set of {"image": bytes, "label": int64, ...} and, if `named`, "name": a string that finds the record again;
-    the same order always.
+    Data set of {"image": bytes, "label": int64, ...} and, if `named`, "name": a string that finds the record again.
+    The order depends on the arguments alone.
   """
   options = tf.data.Options()
   options.deterministic = True
   options.threading.private_threadpool_size = num_threads
-  # Every number is fixed (streaming.py). The tuner, left on, ran one epoch in two on a single core (TensorFlow 2.21).
+  # Every number is fixed (streaming.py): the tuner sometimes leaves a whole epoch on a single core.
   options.autotune.enabled = False
-  options.threading.max_intra_op_parallelism = 1  # Images are decoded side by side: threads within one only get in the way.
-  decoders = {"image": tfds.decode.SkipDecoding()}
-  if isinstance(handle, tfds.ImageFolder):
-    # Its order is shuffled once and for all. TFDS reads no part of its splits, so each process reads every file.
-    dataset = handle.as_dataset(split=split, decoders=decoders).shard(process_count, process_index)
-    name = "image/filename"
+  # Images are decoded side by side: threads within one only get in the way.
+  options.threading.max_intra_op_parallelism = 1
+  if isinstance(builder, ClassFolders):
+    dataset, name = builder.encoded(split, process_index, process_count), "image/filename"
   else:
-    dataset = handle.as_dataset(
-        split=tfds.even_splits(split, n=process_count)[process_index], shuffle_files=shuffle_seed is not None,
-        decoders=decoders, read_config=tfds.ReadConfig(shuffle_seed=shuffle_seed, try_autocache=False, add_tfds_id=named))
-    name = "tfds_id"
+    part = tfds.even_splits(split, n=process_count)[process_index]
+    nothing = num_examples(builder, part) == 0  # More processes than images; TFDS does not read an empty part.
+    dataset = builder.as_dataset(
+        split=split if nothing else part, shuffle_files=shuffle_seed is not None,
+        decoders={"image": tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(shuffle_seed=shuffle_seed, try_autocache=False, add_tfds_id=named))
+    dataset, name = dataset.take(0) if nothing else dataset, "tfds_id"
   if named:
     dataset = dataset.map(lambda record: record | {"name": record[name]})
   return dataset.with_options(options)

@@ -1,4 +1,4 @@
-"""scikit-learn's bundled handwritten digits as a TFDS data set, prepared on this machine without a network.
+"""Prepares scikit-learn's bundled handwritten digits as a TFDS data set, without a network.
 
 Importing this module registers the name `digits` with TFDS.
 """
@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 NUM_IMAGES = 1797
 NUM_TEST_IMAGES = 450  # 25 %, scikit-learn's default share, rounded up to a whole image.
 # The split must be the same on every machine, whatever seed a run is given, or accuracies would not compare.
-# Any value would do; this one was never tuned.
+# Any value would do; it is not tuned.
 SPLIT_SEED = 0
 NUM_LEVELS = 17  # scikit-learn's pixels are counts from 0 to 16.
 
@@ -35,7 +35,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
   RELEASE_NOTES = {"1.0.0": "First release."}
 
   def _info(self) -> tfds.core.DatasetInfo:
-    """Features, citation and home page."""
+    """Returns features, citation and home page."""
     return tfds.core.DatasetInfo(
         builder=self,
         description="Handwritten digits of 8 x 8 pixels, the test part of the UCI set, as bundled with scikit-learn.",

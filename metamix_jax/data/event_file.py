@@ -1,6 +1,7 @@
-"""Scalars for TensorBoard: an event file is a TFRecord file of Event messages, which TensorFlow's core can write.
+"""Writes scalars for TensorBoard.
 
-tf.summary.scalar and flax.metrics.tensorboard need the package tensorboard as well, which only a reader should.
+An event file is a TFRecord file of Event messages, which TensorFlow's core can write.
+tf.summary.scalar and flax.metrics.tensorboard also need the package tensorboard, which only a reader should need.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ _Summary = tf.compat.v1.Summary
 
 
 class EventFile:
-  """A new event file in a folder; a run that is continued adds another one, and TensorBoard shows them as one."""
+  """Writes an event file in a folder; a run that is continued adds another one, and TensorBoard shows them as one."""
 
   def __init__(self, folder: pathlib.Path):
     self._folder, self._writer = folder, None

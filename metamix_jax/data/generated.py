@@ -1,7 +1,7 @@
-"""A small set of generated colour images, so that a config for ImageNet can be tried out without ImageNet.
+"""Generates a small set of colour images, so that a config for ImageNet can be tried out without ImageNet.
 
-Importing this module registers the name `generated` with TFDS. Each class is a colour gradient of its own direction
-and hue under noise: enough for a network to learn, of no other use.
+Importing this module registers the name `generated` with TFDS. Each class is a colour gradient with one direction and
+one hue under noise: enough for a network to learn, and not useful for anything else.
 """
 
 import colorsys
@@ -28,7 +28,7 @@ class Generated(tfds.core.GeneratorBasedBuilder):
   RELEASE_NOTES = {"1.0.0": "First release."}
 
   def _info(self) -> tfds.core.DatasetInfo:
-    """Features."""
+    """Returns the features."""
     return tfds.core.DatasetInfo(
         builder=self,
         description="Generated images, for trying out configs.",
@@ -40,7 +40,7 @@ class Generated(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    """Both splits; `dl_manager` is not used, since nothing is downloaded."""
+    """Returns both splits; `dl_manager` is not used, since nothing is downloaded."""
     del dl_manager
     return {split: self._generate_examples(index, count) for index, (split, count) in enumerate(SPLITS.items())}
 
@@ -52,11 +52,11 @@ class Generated(tfds.core.GeneratorBasedBuilder):
 
 
 def draw(label: int, rng: np.random.Generator) -> np.ndarray:
-  """One image of a class, uint8 [H, W, 3]: a gradient in the class's direction and hue, and noise."""
+  """Draws one image of a class, uint8 [H, W, 3]: a gradient in the class's direction and hue, and noise."""
   height, width = rng.integers(SMALLEST, LARGEST + 1, 2)
   angle = 2 * np.pi * label / NUM_CLASSES
   rows, columns = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
   brightness = (rows * np.sin(angle) + columns * np.cos(angle) + 2) / 4
-  color = np.array(colorsys.hsv_to_rgb(label / NUM_CLASSES, 1, 255))
-  image = brightness[..., None] * color + rng.normal(0, NOISE_DEVIATION, (height, width, 3))
+  colour = np.array(colorsys.hsv_to_rgb(label / NUM_CLASSES, 1, 255))
+  image = brightness[..., None] * colour + rng.normal(0, NOISE_DEVIATION, (height, width, 3))
   return np.clip(np.round(image), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""From an encoded image to pixels of the size that a network wants, in TensorFlow, one image at a time."""
+"""Turns an encoded image into pixels of the size that a network wants, in TensorFlow, one image at a time."""
 
 from collections.abc import Callable
 import math
@@ -12,9 +12,10 @@ CROP_ATTEMPTS = 10
 def random_resized_crop(
     size: int, channels: int, area: tuple[float, float], aspect: tuple[float, float], flip_probability: float
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-  """Training images: a random window resized to size x size, perhaps mirrored. Of a JPEG only the window is decoded.
+  """Makes training images: a random window resized to size x size, perhaps mirrored.
 
-  Bilinear without antialiasing, as TPU and JAX pipelines have it: antialiasing would halve the images per second.
+  Of a JPEG only the window is decoded. Bilinear without antialiasing, as in most TPU and JAX pipelines: antialiasing
+  would halve the images per second.
 
   Args:
     size: pixels.
@@ -54,7 +55,7 @@ def random_resized_crop(
 def crop_window(
     height: tf.Tensor, width: tf.Tensor, area: tuple[float, float], aspect: tuple[float, float], draws: tf.Tensor
 ) -> tf.Tensor:
-  """The window of torchvision's RandomResizedCrop.
+  """Draws the window of torchvision's RandomResizedCrop.
 
   Args:
     height: of the image, int32.
@@ -64,8 +65,8 @@ def crop_window(
     draws: uniform in [0, 1), [2 * CROP_ATTEMPTS + 2].
 
   Returns:
-    int32 [4]: top, left, height, width. Where no attempt fits into the image: the largest window of an allowed
-    aspect, in the middle.
+    int32 [4]: top, left, height, width. Where no attempt fits into the image, the largest centred window of an
+    allowed aspect.
   """
   rows, columns = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
   pixels = (area[0] + (area[1] - area[0]) * draws[:CROP_ATTEMPTS]) * rows * columns
@@ -88,7 +89,7 @@ def crop_window(
 
 
 def center_crop(size: int, channels: int, short_side: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-  """Evaluation images: the short side resized to `short_side`, antialiased, and the middle size x size of that.
+  """Makes evaluation images: resizes the short side to `short_side`, antialiased, and cuts out the middle size x size.
 
   Args:
     size: pixels, at most short_side.
@@ -115,7 +116,7 @@ def center_crop(size: int, channels: int, short_side: int) -> Callable[[tf.Tenso
 
 
 def whole_image(size: int, channels: int) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-  """The whole image resized to size x size, bilinear and antialiased.
+  """Makes images from the whole image, resized to size x size, bilinear and antialiased.
 
   Args:
     size: pixels.
@@ -133,7 +134,7 @@ def whole_image(size: int, channels: int) -> Callable[[tf.Tensor, tf.Tensor], tf
 
 
 def _decode(encoded, channels):
-  """uint8 [H, W, channels] of a JPEG (greyscale and CMYK are converted), PNG, BMP or the first frame of a GIF."""
+  """Decodes a JPEG (grey and CMYK are converted), PNG, BMP or the first frame of a GIF: uint8 [H, W, channels]."""
   return tf.cond(
       tf.io.is_jpeg(encoded),
       lambda: tf.io.decode_jpeg(encoded, channels=channels, dct_method="INTEGER_ACCURATE"),
@@ -141,5 +142,6 @@ def _decode(encoded, channels):
 
 
 def _to_uint8(image, size, channels):
+  """Rounds to uint8 and fixes the static shape [size, size, channels]."""
   image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
   return tf.ensure_shape(image, (size, size, channels))

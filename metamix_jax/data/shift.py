@@ -1,4 +1,4 @@
-"""Augmentation of small images, in NumPy on whole batches: random shifts and mirroring."""
+"""Shifts and mirrors small images, in NumPy on whole batches."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def shift_images(images: np.ndarray, offsets: np.ndarray, max_shift: int) -> np.
   border = (max_shift, max_shift)
   padded = np.pad(images, ((0, 0), border, border, (0, 0)))
   cut = np.empty_like(images)
-  for image, source, (row, column) in zip(cut, padded, offsets):
+  for image, source, (row, column) in zip(cut, padded, offsets, strict=True):
     image[:] = source[row:row + height, column:column + width]
   return cut
 

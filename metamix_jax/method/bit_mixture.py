@@ -1,6 +1,7 @@
-"""M5-M7: bit probabilities, the mixture of quantised activations, and the straight-through selection.
+"""M5-M7: bit probabilities, the mixture of quantised activations, and straight-through selection.
 
-Sources as in quantizers.py. alpha is one float32 vector [B] per searched layer, B candidate bit-widths.
+The source tags are those of quantizers.py. Each searched layer has one float32 vector alpha [B], where B is the number
+of candidate bit-widths.
 """
 
 import jax
@@ -12,12 +13,12 @@ from metamix_jax.method.reductions import map_and_sum
 
 
 def initial_alpha(key: Array, num_candidates: int, deviation: float) -> Array:
-  """Start of M5's architecture parameters: deviation * N(0, 1) [C, deviation 1e-3], [B] float32."""
+  """Draws the initial alpha of M5, [B] float32: deviation * N(0, 1), with a deviation of 1e-3 in the release [C]."""
   return deviation * jax.random.normal(key, (num_candidates,), jnp.float32)
 
 
 def bit_probabilities(alpha: Array) -> Array:
-  """M5 [P, C]: pi = softmax(alpha) over the last axis; [..., B] -> [..., B], float32."""
+  """M5 [P, C]: returns pi = softmax(alpha) over the last axis; [..., B] -> [..., B], float32."""
   return jax.nn.softmax(alpha, axis=-1)
 
 
@@ -25,7 +26,9 @@ def bit_probabilities(alpha: Array) -> Array:
 def mix_bit_widths(
     x: Array, step_sizes: Array, probabilities: Array, codes: CodeRange, gradient_scales: Array
 ) -> Array:
-  """M6 [P, C]: x~ = sum_b pi_b * x^_b, so that the layer needs one convolution, not one per bit-width.
+  """M6 [P, C]: mixes the quantised inputs, x~ = sum_b pi_b * x^_b.
+
+  The layer then runs one convolution on x~ instead of one for each bit-width.
 
   Args:
     x: a layer's input, any shape, floating point.
@@ -35,7 +38,7 @@ def mix_bit_widths(
     gradient_scales: g of M2, [B].
 
   Returns:
-    Array like x. Only x is saved for the backward pass; the branches are computed again there.
+    Array like x. The backward pass recomputes the branches, so x is the only activation that is saved for it.
   """
   branches = zip(step_sizes, probabilities, codes.lowest, codes.highest, gradient_scales, strict=True)
   return sum(pi * fake_quantize(x, s, CodeRange(n, p), g) for s, pi, n, p, g in branches).astype(x.dtype)
@@ -73,13 +76,13 @@ mix_bit_widths.defvjp(_mix_forward, _mix_backward)
 
 @jax.custom_vjp
 def straight_through_selection(alpha: Array) -> Array:
-  """M7 [P, C]: one-hot(argmax alpha) forward, the gradient of softmax(alpha) backward.
+  """M7 [P, C]: returns one-hot(argmax alpha), with the gradient of softmax(alpha).
 
   Args:
-    alpha: [..., B] float32. The first of equal maxima is taken.
+    alpha: [..., B] float32. Of several equal maxima the first is selected.
 
   Returns:
-    [..., B] float32, one 1 in each row.
+    [..., B] float32 with a single 1 in each row.
   """
   return jax.nn.one_hot(jnp.argmax(alpha, axis=-1), alpha.shape[-1], dtype=alpha.dtype)
 

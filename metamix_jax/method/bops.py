@@ -16,7 +16,7 @@ class LayerCost:
     input_elements: number of activation elements the layer reads, one image.
     candidate_bits: candidate activation bit-widths; one entry: not searched.
     weight_bits: bits of the weights.
-    kind: "conv", "depthwise" or "dense".
+    kind: "conv", "depthwise" or "dense"; "other" for a layer class of the user's own.
     input_range: what the layer reads (M3): "unsigned", "signed" or "hard_swish".
   """
 
@@ -30,8 +30,28 @@ class LayerCost:
 
   @property
   def searched(self) -> bool:
-    """True if the layer has more than one candidate bit-width."""
+    """Tells whether the layer has more than one candidate bit-width."""
     return len(self.candidate_bits) > 1
+
+  def candidate_of(self, bits: int) -> int:
+    """Returns the index of a bit-width among the candidates.
+
+    Raises:
+      ValueError: the layer does not have this candidate.
+    """
+    if bits not in self.candidate_bits:
+      raise ValueError(f"layer {self.name!r} is at {bits!r} bits; its candidates are {self.candidate_bits}.")
+    return self.candidate_bits.index(bits)
+
+
+def layer_gbops(layer: LayerCost, activation_bits: float | jax.Array):
+  """Returns the GBOPs of one layer and one image, its term of M8: the only place that says what a layer costs.
+
+  Args:
+    layer: static facts of the layer.
+    activation_bits: bits of its input: a number, or a scalar array where a gradient is wanted.
+  """
+  return activation_bits * (layer.macs * layer.weight_bits / 1e9)
 
 
 def gbops(layers: Sequence[LayerCost], activation_bits: Mapping[str, float | jax.Array]):
@@ -44,20 +64,47 @@ def gbops(layers: Sequence[LayerCost], activation_bits: Mapping[str, float | jax
   Returns:
     A float, or a scalar float32 array if the bits are arrays.
   """
-  return sum(activation_bits[layer.name] * (layer.macs * layer.weight_bits / 1e9) for layer in layers)
+  return sum(layer_gbops(layer, activation_bits[layer.name]) for layer in layers)
 
 
-def uniform_bits(layers: Sequence[LayerCost], candidate: int) -> dict[str, int]:
-  """Bits by layer name with every searched layer at its candidate of this index, the others at theirs."""
-  return {layer.name: layer.candidate_bits[candidate if layer.searched else 0] for layer in layers}
+def candidate_widths(layers: Sequence[LayerCost]) -> tuple[int, ...]:
+  """Returns every bit-width that some searched layer may take, ascending."""
+  return tuple(sorted({bits for layer in layers if layer.searched for bits in layer.candidate_bits}))
+
+
+def uniform_widths(layers: Sequence[LayerCost]) -> tuple[int, ...]:
+  """Returns the bit-widths that all searched layers may take together, ascending."""
+  searched = [layer for layer in layers if layer.searched]
+  return tuple(bits for bits in candidate_widths(layers) if all(bits in layer.candidate_bits for layer in searched))
+
+
+def uniform_bits(layers: Sequence[LayerCost], bits: int) -> dict[str, int]:
+  """Returns the bits of every quantised layer, by name, with all searched layers at the same bits.
+
+  Raises:
+    ValueError: a searched layer does not have this candidate.
+  """
+  return {
+      layer.name: layer.candidate_bits[layer.candidate_of(bits) if layer.searched else 0] for layer in layers}
+
+
+def lowest_bits(layers: Sequence[LayerCost]) -> dict[str, int]:
+  """Returns the lowest candidate of every quantised layer, by name."""
+  return {layer.name: min(layer.candidate_bits) for layer in layers}
+
+
+def complete_bits(layers: Sequence[LayerCost], searched_bits: Mapping[str, int]) -> dict[str, int]:
+  """Returns the bits of every quantised layer, in network order, from the bits of the searched ones."""
+  return {layer.name: searched_bits[layer.name] if layer.searched else layer.candidate_bits[0] for layer in layers}
 
 
 def attainable_range(layers: Sequence[LayerCost]) -> tuple[float, float]:
-  """Lowest and highest GBOPs that the candidate bit-widths allow."""
-  return gbops(layers, uniform_bits(layers, 0)), gbops(layers, uniform_bits(layers, -1))
+  """Returns the lowest and the highest GBOPs that the candidate bit-widths allow."""
+  highest_bits = {layer.name: max(layer.candidate_bits) for layer in layers}
+  return gbops(layers, lowest_bits(layers)), gbops(layers, highest_bits)
 
 
 def average_activation_bits(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]) -> float:
-  """Average activation bits of all quantised layers, weighted by the elements that each reads [C]."""
+  """Returns the average activation bits of all quantised layers, weighted by the elements that each reads [C]."""
   total = sum(layer.input_elements for layer in layers)
   return sum(activation_bits[layer.name] * layer.input_elements for layer in layers) / total

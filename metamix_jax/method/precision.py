@@ -1,7 +1,8 @@
 """Precision trees: what tells each layer of a network how to quantise its input (see layers.py).
 
 A tree mirrors the modules of the network; an empty one means full precision. Its leaves are arrays, so that a
-change of bits is a change of data, not of the program.
+change of bits is a change of data, not of the program. Only these trees hold candidate indices; everywhere else bits
+are bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,30 +12,22 @@ from jax import Array
 import jax.numpy as jnp
 
 from metamix_jax.method.bit_mixture import bit_probabilities
-from metamix_jax.method.bops import LayerCost
+from metamix_jax.method.bops import LayerCost, candidate_widths
 
 FULL_PRECISION: dict = {}
 
 
 def uniform_precision(layers: Sequence[LayerCost], candidate: Array) -> dict:
-  """Every searched layer at the candidate of this index, int32 scalar; the others at their only one."""
-  return assigned_precision(layers, {layer.name: candidate for layer in layers if layer.searched})
-
-
-def candidate_widths(layers: Sequence[LayerCost]) -> tuple[int, ...]:
-  """Returns every bit-width that a searched layer may have, ascending: what a bit-meta step goes through.
-
-  One set for all layers gives that set; other sets give their union [A].
-  """
-  return tuple(sorted({bits for layer in layers if layer.searched for bits in layer.candidate_bits}))
+  """Puts every searched layer at the candidate of this index, an int32 scalar; for the scan over bit-widths in M10."""
+  return _candidate_tree({layer.name: candidate if layer.searched else 0 for layer in layers})
 
 
 def bits_at_width(layers: Sequence[LayerCost], width: int) -> dict[str, int]:
   """Returns the bits of every layer in a network "at `width`", by layer name.
 
-  A searched layer takes its widest candidate that is not above `width`, and its lowest where all are above [A]: at the
-  widths of `candidate_widths`, each candidate of each layer has its turn. A layer that is not searched keeps its only
-  one.
+  A searched layer takes its widest candidate that is not above `width`, and its lowest where all are above [A]. Over
+  the widths of `candidate_widths`, each candidate of each layer has its turn. A layer that is not searched keeps its
+  only one.
   """
   return {
       layer.name: max((bits for bits in layer.candidate_bits if bits <= width), default=layer.candidate_bits[0])
@@ -43,34 +36,42 @@ def bits_at_width(layers: Sequence[LayerCost], width: int) -> dict[str, int]:
 
 
 def precision_at_width(layers: Sequence[LayerCost], width_index: Array) -> dict:
-  """Returns the precision tree of `bits_at_width`, which for layers of one set is `uniform_precision`.
+  """Puts every searched layer at its `bits_at_width`; for layers of one candidate set this is `uniform_precision`.
 
   Args:
     layers: every quantised layer.
-    width_index: index into `candidate_widths`, int32 scalar, or a tracer in a scan.
+    width_index: index into `candidate_widths`, an int32 scalar, or a tracer in a scan.
   """
-  widths = candidate_widths(layers)
-  bits = [bits_at_width(layers, width) for width in widths]
-  candidates = {}
+  bits = [bits_at_width(layers, width) for width in candidate_widths(layers)]
+  candidates: dict[str, int | Array] = {}
   for layer in layers:
-    if layer.searched:
-      indices = tuple(layer.candidate_bits.index(of_layers[layer.name]) for of_layers in bits)
-      in_order = indices == tuple(range(len(widths)))
-      candidates[layer.name] = width_index if in_order else jnp.array(indices, jnp.int32)[width_index]
-  return assigned_precision(layers, candidates)
+    indices = [layer.candidate_of(of_layers[layer.name]) for of_layers in bits]
+    if not layer.searched:
+      candidates[layer.name] = 0
+    elif indices == list(range(len(bits))):
+      candidates[layer.name] = width_index
+    else:
+      candidates[layer.name] = jnp.array(indices, jnp.int32)[width_index]
+  return _candidate_tree(candidates)
 
 
-def assigned_precision(layers: Sequence[LayerCost], candidates: Mapping[str, Array]) -> dict:
-  """Every searched layer at its own candidate: index by layer name, int32 scalars."""
-  return _tree({
-      (*layer.name.split("/"), "candidate"): jnp.asarray(candidates[layer.name] if layer.searched else 0, jnp.int32)
-      for layer in layers
-  })
+def assigned_precision(layers: Sequence[LayerCost], bits: Mapping[str, int]) -> dict:
+  """Puts every searched layer at its own bits.
+
+  Args:
+    layers: every quantised layer.
+    bits: by layer name; only the searched layers are looked up.
+
+  Raises:
+    ValueError: a layer does not have the candidate.
+  """
+  return _candidate_tree({
+      layer.name: layer.candidate_of(bits[layer.name]) if layer.searched else 0 for layer in layers})
 
 
 def mixed_precision(layers: Sequence[LayerCost], alpha: Mapping[str, Array]) -> dict:
-  """Every searched layer mixes its candidates with the probabilities of its alpha [B] (M5, M6)."""
-  return _tree({
+  """Lets every searched layer mix its candidates with the probabilities of its alpha [B] (M5, M6)."""
+  return traverse_util.unflatten_dict({
       (*layer.name.split("/"), "probabilities"): bit_probabilities(alpha[layer.name])
       for layer in layers if layer.searched
   } | {
@@ -79,5 +80,6 @@ def mixed_precision(layers: Sequence[LayerCost], alpha: Mapping[str, Array]) -> 
   })
 
 
-def _tree(leaves: dict) -> dict:
-  return traverse_util.unflatten_dict(leaves)
+def _candidate_tree(candidates: Mapping[str, int | Array]) -> dict:
+  return traverse_util.unflatten_dict({
+      (*name.split("/"), "candidate"): jnp.asarray(candidate, jnp.int32) for name, candidate in candidates.items()})

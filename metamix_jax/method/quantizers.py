@@ -1,10 +1,11 @@
-"""M1-M4: LSQ fake quantisation with learned step sizes, as pure functions.
+"""M1-M4: LSQ fake quantisation with learned step sizes, as pure functions of arrays.
 
 Sources: [P] MetaMix (AAAI 2024, arXiv 2311.06798); [C] the public PyTorch release of its MobileNetV3
 experiment; [L] LSQ, "Learned Step Size Quantization" (ICLR 2020); [A] an assumption of this project.
 
-Notation: x values, s step size, n and p the lowest and highest integer code, b a bit-width. Bit-widths,
-and therefore n and p, are arrays: changing them never recompiles a program.
+Notation: x is a tensor of values, s a step size, n and p the lowest and highest integer code, b a bit-width.
+Bit-widths, and therefore n and p, are arrays, so changing them never recompiles a program. docs/method.md lists all
+equations in order.
 """
 
 from typing import NamedTuple
@@ -15,55 +16,55 @@ import jax.numpy as jnp
 
 from metamix_jax.method.reductions import map_and_sum
 
-# Minimum of h-swish, x * relu6(x + 3) / 6, at x = -3/2: shifting by it makes the range unsigned (M3 [C]).
+# h-swish, x * relu6(x + 3) / 6, has its minimum of -3/8 at x = -3/2; adding 3/8 makes its range unsigned (M3 [C]).
 HARD_SWISH_SHIFT = 3.0 / 8.0
 
 INPUT_RANGES = ("unsigned", "signed", "hard_swish")
 
 
 class CodeRange(NamedTuple):
-  """M3's integer codes n..p: `lowest` and `highest`, float32, of the shape of the bit-widths."""
+  """The integer codes n..p of M3: `lowest` is n and `highest` is p, float32, each shaped like the bit-widths."""
 
   lowest: Array
   highest: Array
 
 
 def code_range(bits: Array, input_range: str) -> CodeRange:
-  """M3 [C]: the integer codes of a bit-width.
+  """M3 [C]: returns the lowest and the highest integer code of each bit-width.
 
   Args:
     bits: bit-widths, any shape, integer or float.
-    input_range: "unsigned" (n = 0, p = 2^b - 1), "signed" (p = 2^(b-1) - 1, n = -p) or "hard_swish",
-      whose input is shifted by 3/8 by the caller and is unsigned after that.
+    input_range: "unsigned" (n = 0, p = 2^b - 1), "signed" (p = 2^(b-1) - 1, n = -p) or "hard_swish" (as unsigned,
+      because the caller has added 3/8 to the input).
 
   Returns:
-    CodeRange of float32 arrays of the shape of `bits`.
+    CodeRange of float32 arrays shaped like `bits`.
 
   Raises:
-    ValueError: `input_range` is none of the three.
+    ValueError: `input_range` is not one of the three.
   """
   if input_range not in INPUT_RANGES:
     raise ValueError(f"input_range is {input_range!r}; allowed are {', '.join(INPUT_RANGES)}.")
   levels = jnp.exp2(jnp.asarray(bits, jnp.float32) - (1 if input_range == "signed" else 0))
-  # exp2 of an integer is exact on paper, not in every XLA backend: round to the integer that is meant.
+  # exp2 of an integer should be exact but is not in every XLA backend, so round to the intended integer.
   highest = jnp.round(levels) - 1
   lowest = -highest if input_range == "signed" else jnp.zeros_like(highest)
   return CodeRange(lowest, highest)
 
 
 def input_shift(input_range: str) -> float:
-  """What is added to a layer's input before quantisation and subtracted after (M3): 3/8 or 0."""
+  """Returns the offset added to a layer's input before quantisation and subtracted afterwards (M3): 3/8 or 0."""
   return HARD_SWISH_SHIFT if input_range == "hard_swish" else 0.0
 
 
 def initial_step_size(mean_magnitude: Array, levels: Array) -> Array:
-  """M4 [C]: the start of a step size, s = 2 * mean|x| / sqrt(levels).
+  """M4 [C]: initialises a step size to s = 2 * mean|x| / sqrt(levels).
 
   Args:
-    mean_magnitude: activations: mean|x| of a layer's input before the shift, scalar; weights: mean|w| of
-      each output channel, [out_channels]. float32.
-    levels: activations: 2^b - 1 for each candidate bit-width, [B], for signed inputs too [C]; weights:
-      2^(b-1) - 1, scalar.
+    mean_magnitude: float32. For activations, mean|x| of a layer's input before the shift, scalar; for weights,
+      mean|w| of each output channel, [out_channels].
+    levels: for activations, 2^b - 1 for each candidate bit-width, [B], even where the input is signed [C]; for
+      weights, 2^(b-1) - 1, scalar.
 
   Returns:
     Step sizes [B] or [out_channels], float32.
@@ -72,11 +73,12 @@ def initial_step_size(mean_magnitude: Array, levels: Array) -> Array:
 
 
 def lowest_initial_step_size(mean_magnitude: Array, bits: Array, input_range: str) -> Array:
-  """The least step size at which the codes of M3 reach from the shift up to mean|x|, (shift + mean|x|) / p [A].
+  """Returns the smallest step size whose codes still cover shift + mean|x|, which is (shift + mean|x|) / p [A].
 
-  M4 does not know the shift of h-swish: where mean|x| is small beside 3/8, few bits cover less than 3/8 and every
-  value of a layer is clipped to one. Batch norm makes that zero, and no gradient ever moves the step size again. At 2
-  bits it happens where mean|x| is below 0.15, at 3 bits below 0.09, at 4 bits below 0.06; without a shift never.
+  M4 ignores the 3/8 that is added to an h-swish output. Where mean|x| is small compared with 3/8 and the bits are few,
+  the highest code can lie below every shifted value, and the whole layer is clipped to that code. Batch norm turns the
+  constant into zero, and no gradient ever moves the step size again. This bound exceeds M4's start at 2 bits
+  where mean|x| is below 0.15, at 3 bits below 0.09 and at 4 bits below 0.06; without a shift it never does.
 
   Args:
     mean_magnitude: as in `initial_step_size`.
@@ -90,16 +92,16 @@ def lowest_initial_step_size(mean_magnitude: Array, bits: Array, input_range: st
 
 
 def keep_positive(step_sizes, floor: float):
-  """Clamps every leaf of a tree to at least `floor`, so that a step size never becomes <= 0 (M4)."""
+  """Clamps every leaf of a tree to at least `floor`, so that no step size becomes <= 0 (M4)."""
   return jax.tree.map(lambda s: jnp.maximum(s, floor), step_sizes)
 
 
 def step_size_gradient_scale(num_elements: Array, highest: Array) -> Array:
-  """The factor g = 1 / sqrt(N * p) of M2 [L, C].
+  """Returns the gradient scale g = 1 / sqrt(N * p) of M2 [L, C].
 
   Args:
-    num_elements: N, the number of elements that share the quantiser. Activations: of the GLOBAL batch,
-      so that an update does not depend on the number of devices [A]. Weights: of the whole kernel [C].
+    num_elements: N. For activations, the elements of the layer's input over the GLOBAL batch, so that an update does
+      not depend on the number of devices [A]; for weights, the elements of the whole kernel [C].
     highest: p, the highest code.
   """
   return jax.lax.rsqrt(jnp.float32(num_elements) * highest)
@@ -109,7 +111,7 @@ def step_size_gradient_scale(num_elements: Array, highest: Array) -> Array:
 def fake_quantize(x: Array, step_size: Array, codes: CodeRange, gradient_scale: Array) -> Array:
   """M1 [L, C]: x^ = s * round(clip(x / s, n, p)), ties to even, with the gradients of M2.
 
-  Computed in float32 whatever the type of x.
+  Computes in float32 whatever the dtype of x.
 
   Args:
     x: values, any shape, floating point.
@@ -118,17 +120,18 @@ def fake_quantize(x: Array, step_size: Array, codes: CodeRange, gradient_scale: 
     gradient_scale: g of M2, scalar.
 
   Returns:
-    Array like x, on the grid s * {n, ..., p}, rounded to x's type.
+    Array shaped like x with values on the grid s * {n, ..., p}, rounded to the dtype of x.
   """
   codes_of_x = jnp.round(jnp.clip(_in_steps(x, step_size), codes.lowest, codes.highest))
   return (step_size * codes_of_x).astype(x.dtype)
 
 
 def _in_steps(x: Array, step_size: Array) -> Array:
-  """x / s in float32, correctly rounded.
+  """Returns x / s in float32, correctly rounded.
 
-  XLA turns a division by a broadcast value into a product with its reciprocal, one unit in the last place off in
-  a quarter of the cases: enough to move a tie. A divisor that depends on the element keeps the division.
+  XLA replaces division by a broadcast value with multiplication by its reciprocal. A quarter of the quotients are then
+  off by one unit in the last place, which is enough to move a tie. A divisor that depends on the element prevents the
+  replacement.
   """
   x = x.astype(jnp.float32)
   return x / jnp.where(jnp.isnan(x), x, step_size)
@@ -139,7 +142,7 @@ def _fake_quantize_forward(x, step_size, codes, gradient_scale):
 
 
 def _fake_quantize_backward(saved, dy):
-  """Applies M2 to a cotangent; codes and gradient scale are constants of the quantiser."""
+  """Applies M2 to a cotangent; the codes and the gradient scale are constants and get zero gradients."""
   x, step_size, codes, gradient_scale = saved
   dy = dy.astype(jnp.float32)
   if jnp.ndim(step_size) == 0:
@@ -148,7 +151,7 @@ def _fake_quantize_backward(saved, dy):
       return jnp.where(inside, dy, 0).astype(x.dtype), (dy * slope,)
 
     dx, (ds,) = map_and_sum(gradients, x, dy)
-  else:  # A kernel's, one for each output channel.
+  else:  # A kernel has one step size for each output channel.
     inside, slope = straight_through_gradients(x, step_size, codes)
     dx, ds = jnp.where(inside, dy, 0).astype(x.dtype), jnp.sum(dy * slope, axis=tuple(range(x.ndim - 1)))
   zero_codes = CodeRange(jnp.zeros_like(codes.lowest), jnp.zeros_like(codes.highest))
@@ -156,11 +159,16 @@ def _fake_quantize_backward(saved, dy):
 
 
 def straight_through_gradients(x: Array, step_size: Array, codes: CodeRange) -> tuple[Array, Array]:
-  """M2 [L, C]: the straight-through derivatives of x^ by x and, before the factor g, by s.
+  """M2 [L, C]: returns the straight-through derivatives dx^/dx and dx^/ds, the latter without the factor g.
+
+  Args:
+    x: values, any shape, floating point.
+    step_size: s > 0, scalar, or [out_channels] for a kernel [..., out_channels].
+    codes: n and p, scalars.
 
   Returns:
-    inside: bool like x, true where n <= x / s <= p; dx^/dx is 1 there and 0 elsewhere.
-    slope: float32, of x's shape: n below the range, p above it, round(x / s) - x / s within.
+    inside: bool, shaped like x: true where n <= x / s <= p. dx^/dx is 1 there and 0 elsewhere.
+    slope: float32, shaped like x: dx^/ds, which is n below the range, p above it and round(x / s) - x / s inside.
   """
   scaled = _in_steps(x, step_size)
   clipped = jnp.clip(scaled, codes.lowest, codes.highest)

@@ -1,4 +1,4 @@
-"""Sums over all elements of an activation beside an elementwise result, as the backward pass of the mixture needs them."""
+"""Elementwise maps that also return sums over all elements, as the quantisers' backward passes need them."""
 
 from collections.abc import Callable
 import math
@@ -7,23 +7,23 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-# Elements of one image below which a loop over images costs more than it saves.
+# Below this many elements per image, a loop over images costs more than it saves.
 MIN_IMAGE_ELEMENTS = 4096
 
 
 def map_and_sum(function: Callable, *arrays: Array) -> tuple[Array, tuple[Array, ...]]:
-  """An elementwise result, and the sums over all elements of elementwise terms.
+  """Applies an elementwise function and sums its terms over all elements.
 
-  XLA's CPU backend sums to a scalar element by element, unvectorised, and drags what it fuses with the sum along: ten
-  times slower than image by image into one accumulator for each element of an image, which stays in the cache. Other
-  backends get the plain sums.
+  XLA's CPU backend computes a full sum element by element, without vectorising it or the operations fused into it. On
+  CPUs this function therefore loops over the images and adds each to an accumulator of one image's shape, which stays
+  in the cache and is ten times faster. Other backends get plain sums.
 
   Args:
-    function: arrays of one shape -> (result, tuple of terms), elementwise.
-    *arrays: of one shape, the images along the first axis.
+    function: maps arrays of one shape to (result, tuple of terms), elementwise.
+    *arrays: arrays of one shape, images along the first axis.
 
   Returns:
-    The result, and each term's sum, scalar float32.
+    The result, shaped like the arrays, and the sum of each term, scalar float32.
   """
   def at_once(*arrays):
     result, terms = function(*arrays)
@@ -32,7 +32,7 @@ def map_and_sum(function: Callable, *arrays: Array) -> tuple[Array, tuple[Array,
   def image_by_image(*arrays):
     def add_image(totals, images):
       result, terms = function(*images)
-      return tuple(total + term for total, term in zip(totals, terms)), result
+      return tuple(total + term for total, term in zip(totals, terms, strict=True)), result
 
     terms = jax.eval_shape(lambda *images: function(*images)[1], *(array[0] for array in arrays))
     start = tuple(jnp.zeros(term.shape, jnp.float32) for term in terms)

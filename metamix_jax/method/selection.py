@@ -1,51 +1,57 @@
-"""M13: from alpha to one bit-width for each layer, at or under the target."""
+"""M13: from alpha to one bit-width for each searched layer, at or under the target."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import math
 
 import numpy as np
 
-from metamix_jax.method.bops import LayerCost, gbops
+from metamix_jax.method.bops import LayerCost, complete_bits, gbops, layer_gbops, lowest_bits
 
 # Grid steps into which the room between the cheapest assignment and the target is divided. A layer's cost is
 # rounded up to the grid, so the result can stay below the optimum by at most layers / this of that room.
 COST_GRID = 20_000
 
 
-def most_probable_candidates(alpha: Mapping[str, np.ndarray]) -> dict[str, int]:
-  """M13 [C]: argmax alpha of each searched layer; index by layer name. The first of equal maxima is taken."""
-  return {name: int(np.argmax(values)) for name, values in alpha.items()}
+def most_probable_bits(layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarray]) -> dict[str, int]:
+  """M13 [C]: Returns argmax alpha of each searched layer as bits, by layer name; of equal maxima the lowest bits.
+
+  Args:
+    layers: every quantised layer.
+    alpha: {layer name: [B]} of the searched layers.
+  """
+  return {
+      layer.name: layer.candidate_bits[int(np.argmax(alpha[layer.name]))] for layer in layers if layer.searched}
 
 
 def select_for_targets(
-    layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarray], targets: Sequence[float], tolerance: float
-) -> list[dict]:
-  """What each budget selects: {"target_gbops", "candidates", "most_probable"}, the last two indices by layer name.
+    layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarray], targets_gbops: Sequence[float], tolerance: float
+) -> list[tuple[dict[str, int], dict[str, int]]]:
+  """Returns (selected bits, most probable bits) for each target, both by the name of the searched layer.
 
   Args:
     layers: every quantised layer.
     alpha: {layer name: [K, B]} of the searched layers, one row for each target.
-    targets: K targets in GBOPs of one image.
-    tolerance: as in `settle_candidates`.
+    targets_gbops: K targets in GBOPs of one image.
+    tolerance: as in `select_within_target`.
+
+  Raises:
+    ValueError: as `select_within_target`.
   """
-  selections = []
-  for index, target in enumerate(targets):
-    of_target = {name: values[index] for name, values in alpha.items()}
-    selections.append({
-        "target_gbops": target, "candidates": settle_candidates(layers, of_target, target, tolerance),
-        "most_probable": most_probable_candidates(of_target)})
-  return selections
+  of_targets = [{name: values[index] for name, values in alpha.items()} for index in range(len(targets_gbops))]
+  return [
+      (select_within_target(layers, of_target, target, tolerance), most_probable_bits(layers, of_target))
+      for target, of_target in zip(targets_gbops, of_targets, strict=True)]
 
 
-def settle_candidates(
+def select_within_target(
     layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarray], target_gbops: float, tolerance: float
 ) -> dict[str, int]:
-  """The most probable assignment that costs no more than the target, and hardly less [A].
+  """Selects the most probable assignment that costs no more than the target, and hardly less [A].
 
   The straight-through penalty leaves the cost hovering about the target. Here the product of the layers'
   probabilities (M5) is maximised subject to (1 - tolerance) * target <= GBOPs <= target, a knapsack with one choice
-  for each layer, solved by dynamic programming on a cost grid. Where argmax alpha (M13) fits already, it is returned
-  unchanged. Where no assignment lies in that window, the lower bound is dropped.
+  for each layer. Where argmax alpha (M13) fits already, it is returned unchanged. Where no assignment lies in that
+  window, the lower bound is dropped.
 
   Args:
     layers: every quantised layer.
@@ -54,74 +60,91 @@ def settle_candidates(
     tolerance: fraction of the target that may stay unused, 0 up to 1.
 
   Returns:
-    Candidate index by layer name, searched layers only.
+    Bits by layer name, searched layers only, in network order.
 
   Raises:
     ValueError: even the lowest bit-widths cost more than the target.
   """
-  most_probable = most_probable_candidates(alpha)
+  most_probable = most_probable_bits(layers, alpha)
   least_gbops = (1 - tolerance) * target_gbops
-  if least_gbops <= _cost(layers, most_probable) <= target_gbops:
+  if least_gbops <= gbops(layers, complete_bits(layers, most_probable)) <= target_gbops:
     return most_probable
-  searched = [layer for layer in layers if layer.searched]
-  lowest = _cost(layers, {layer.name: 0 for layer in searched})
-  room = target_gbops - lowest
-  if room < 0:
-    raise ValueError(f"target_gbops is {target_gbops:.6g}; the lowest bit-widths already cost {lowest:.6g} GBOPs.")
+  lowest = lowest_bits(layers)
+  lowest_gbops = gbops(layers, lowest)
+  if target_gbops < lowest_gbops:
+    raise ValueError(
+        f"target_gbops is {target_gbops:.6g}; the lowest bit-widths already cost {lowest_gbops:.6g} GBOPs.")
+  for bound in (least_gbops, lowest_gbops):
+    for bits in _by_probability(layers, alpha, bound, target_gbops):
+      if bound <= gbops(layers, complete_bits(layers, bits)) <= target_gbops:
+        return bits
+  # No room above the lowest bits, or too little to tell from the rounding of a cost.
+  return {layer.name: lowest[layer.name] for layer in layers if layer.searched}
 
-  def cells(layer, candidate):
-    """Grid cells that a candidate costs above the layer's lowest one."""
-    extra = layer.macs * layer.weight_bits * (layer.candidate_bits[candidate] - layer.candidate_bits[0]) / 1e9
-    return math.ceil(extra / room * COST_GRID) if extra else 0
 
-  # score[c]: highest log-probability of the layers so far at a cost of exactly c cells. A cell count overstates a
-  # cost by less than one cell a layer, so the grid is that much longer than the room.
-  num_cells = COST_GRID + len(searched) + 1
+def _by_probability(layers, alpha, least_gbops, target_gbops) -> Iterator[dict[str, int]]:
+  """Yields the best assignment of each cost on the grid from `least_gbops` on, the most probable first."""
+  searched, lowest_gbops = [layer for layer in layers if layer.searched], gbops(layers, lowest_bits(layers))
+  room = target_gbops - lowest_gbops
+  if room <= 0:
+    return
+  cells = [_cells(layer, room) for layer in searched]
+  # A cell count overstates a cost by less than one cell a layer, so the grid is that much longer than the room.
+  score, choices = _solve_knapsack(
+      cells, [_log_probabilities(alpha[layer.name]) for layer in searched], COST_GRID + len(searched) + 1)
+  first_cell = max(0, math.floor((least_gbops - lowest_gbops) / room * COST_GRID))
+  for cell in np.argsort(-score, kind="stable"):
+    if cell >= first_cell and np.isfinite(score[cell]):
+      chosen = _trace_back(cells, choices, int(cell))
+      yield {layer.name: layer.candidate_bits[index] for layer, index in zip(searched, chosen, strict=True)}
+
+
+def _cells(layer, room):
+  """Returns the grid cells that each candidate costs above the lowest one, rounded up."""
+  lowest = layer_gbops(layer, layer.candidate_bits[0])
+  return [math.ceil((layer_gbops(layer, bits) - lowest) / room * COST_GRID) for bits in layer.candidate_bits]
+
+
+def _log_probabilities(alpha):
+  values = np.asarray(alpha, np.float64)
+  return values - values.max() - math.log(np.exp(values - values.max()).sum())
+
+
+def _solve_knapsack(
+    cells: Sequence[Sequence[int]], values: Sequence[np.ndarray], num_cells: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+  """Finds the highest total value at each cost, one option for each item, by dynamic programming.
+
+  Args:
+    cells: cost of each option of each item, 0 or more.
+    values: of each option of each item; the first of two that lead to equal totals is taken.
+    num_cells: costs from 0 up to below this are looked at.
+
+  Returns:
+    (score, choices): score[c] is the highest total value at a cost of exactly c cells, -inf where there is none;
+    choices[item][c] is the option that the item takes there, given the items before it.
+  """
   score = np.full(num_cells, -np.inf)
   score[0] = 0
   choices = []
-  for layer in searched:
-    values = np.asarray(alpha[layer.name], np.float64)
-    log_probability = values - values.max() - math.log(np.exp(values - values.max()).sum())
+  for cells_of_item, values_of_item in zip(cells, values, strict=True):
     best, choice = np.full(num_cells, -np.inf), np.zeros(num_cells, np.int64)
-    for candidate in range(len(layer.candidate_bits)):
-      used = cells(layer, candidate)
+    for option, (used, value) in enumerate(zip(cells_of_item, values_of_item, strict=True)):
       if used >= num_cells:
         continue
-      option = np.full(num_cells, -np.inf)
-      option[used:] = score[:num_cells - used] + log_probability[candidate]
-      better = option > best
-      best[better], choice[better] = option[better], candidate
+      total = np.full(num_cells, -np.inf)
+      total[used:] = score[:num_cells - used] + value
+      better = total > best
+      best[better], choice[better] = total[better], option
     score = best
     choices.append(choice)
-
-  def assignment(cell):
-    """The candidates behind a cell of the last score, from the last layer to the first."""
-    chosen = {}
-    for layer, choice in zip(reversed(searched), reversed(choices), strict=True):
-      chosen[layer.name] = int(choice[cell])
-      cell -= cells(layer, chosen[layer.name])
-    return {layer.name: chosen[layer.name] for layer in searched}
-
-  def first_within(lower_gbops):
-    """The most probable assignment between a cost and the target, or None."""
-    first_cell = max(0, math.floor((lower_gbops - lowest) / room * COST_GRID)) if room else 0
-    for cell in np.argsort(-score, kind="stable"):
-      if cell >= first_cell and np.isfinite(score[cell]):
-        chosen = assignment(int(cell))
-        if lower_gbops <= _cost(layers, chosen) <= target_gbops:
-          return chosen
-    return None
-
-  return first_within(least_gbops) or first_within(lowest)
+  return score, choices
 
 
-def bits_of(layers: Sequence[LayerCost], candidates: Mapping[str, int]) -> dict[str, int]:
-  """Bits of every quantised layer, in network order, from the candidate index of each searched one."""
-  return {
-      layer.name: layer.candidate_bits[candidates[layer.name] if layer.searched else 0] for layer in layers
-  }
-
-
-def _cost(layers: Sequence[LayerCost], candidates: Mapping[str, int]) -> float:
-  return gbops(layers, bits_of(layers, candidates))
+def _trace_back(cells, choices, cell):
+  """Returns the option of each item behind a cell of the last score."""
+  chosen = []
+  for cells_of_item, choice in zip(reversed(cells), reversed(choices), strict=True):
+    chosen.append(int(choice[cell]))
+    cell -= cells_of_item[chosen[-1]]
+  return chosen[::-1]

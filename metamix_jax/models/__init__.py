@@ -55,7 +55,7 @@ def create_network(
     if option not in allowed:
       raise UserError(
           f"config.{section}.options.{option} is not a field of {name}; allowed are {', '.join(allowed) or 'none'} "
-          "(options belong to one network: set both together, as configs/own_network.py does).")
+          "(options belong to one network; a config file sets both, see the README).")
   for field in allowed:
     if fields[field].default is inspect.Parameter.empty and field not in options:
       raise UserError(f"config.{section}.options.{field} is missing; {name} needs it.")

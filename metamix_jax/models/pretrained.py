@@ -18,8 +18,6 @@ import orbax.checkpoint as ocp
 from metamix_jax.errors import UserError
 from metamix_jax.models import create_network
 from metamix_jax.nn.scheme import QuantizationScheme
-from metamix_jax.records.progress import show_bar
-from metamix_jax.training.state import MetaState
 
 Tree = Any
 
@@ -86,11 +84,6 @@ AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # OIHW -> HWIO, [out, in] -> [in, 
 IGNORED_LEAF = "num_batches_tracked"  # PyTorch's counter; our running statistics need none.
 
 
-def arrays(meta: MetaState) -> dict:
-  """{"weights", "batch_stats"} of a state: what pretrained files hold."""
-  return {"weights": meta.weights, "batch_stats": meta.batch_stats}
-
-
 def from_torchvision(state_dict: Mapping[str, np.ndarray], network: str, like: Tree, source: str) -> dict:
   """Converts a torchvision state dict.
 
@@ -109,7 +102,7 @@ def from_torchvision(state_dict: Mapping[str, np.ndarray], network: str, like: T
   leaves = traverse_util.flatten_dict(like)
   modules = frozenset("/".join(path[1:-1]) for path in leaves)
   converted, used = {}, set()
-  for path, leaf in show_bar(leaves.items(), source, len(leaves), "array"):
+  for path, leaf in leaves.items():
     key = f"{TORCHVISION_NAMES[network]('/'.join(path[1:-1]), modules)}.{LEAVES[path[-1]]}"
     if key not in state_dict:
       raise UserError(f"{source} has no {key!r}, which {network} needs for {'/'.join(path[1:])}.")

@@ -36,20 +36,23 @@ class Window(NamedTuple):
   dilation: tuple[int, int]
 
 
-def pair(name: str, value: NUMBER_OR_PAIR) -> tuple[int, int]:
-  """Returns an integer above 0 twice, or a pair of such integers as it is.
+def pair(name: str, value: NUMBER_OR_PAIR, least: int = 1) -> tuple[int, int]:
+  """Returns an integer twice, or a pair of integers as it is.
 
   Args:
     name: of the value, for the error.
-    value: the same for rows and columns, or one for each.
+    value: the same for both, or one for each.
+    least: lowest integer that is allowed.
 
   Raises:
     ValueError: the value is anything else.
   """
-  values = (value, value) if _is_int(value) else value
-  if isinstance(values, Sequence) and len(values) == 2 and all(_is_int(v) and v > 0 for v in values):
-    return tuple(values)
-  raise ValueError(f"{name} is {value!r}; allowed are an integer above 0 and a pair of them.")
+  values = (value, value) if isinstance(value, int) else value
+  if isinstance(values, Sequence) and len(values) == 2:
+    first, second = values
+    if all(isinstance(v, int) and not isinstance(v, bool) and v >= least for v in (first, second)):
+      return first, second
+  raise ValueError(f"{name} is {value!r}; allowed are an integer, {least} or more, and a pair of them.")
 
 
 def window_of(
@@ -69,28 +72,26 @@ def window_of(
   Raises:
     ValueError: a value that is not allowed, an even kernel without padding, or a kernel larger than the padded input.
   """
-  strides, dilation = pair("strides", strides), pair("kernel_dilation", kernel_dilation)
-  reach = tuple(step * (taps - 1) + 1 for step, taps in zip(dilation, kernel_size, strict=True))
+  steps, dilation = pair("strides", strides), pair("kernel_dilation", kernel_dilation)
+  reach = [distance * (taps - 1) + 1 for distance, taps in zip(dilation, kernel_size, strict=True)]
   if padding is None:
     if not all(taps % 2 for taps in kernel_size):
       raise ValueError(
           f"kernel_size is {kernel_size} and padding is None, which is k // 2 on each side of odd sizes; allowed for "
           "even sizes is a padding: 'SAME', 'VALID', an integer or a pair.")
-    pads = tuple((length // 2, length // 2) for length in reach)
-  elif isinstance(padding, str):
-    if padding not in ("SAME", "VALID"):
-      raise ValueError(f"padding is {padding!r}; allowed are 'SAME', 'VALID', an integer, a pair and None.")
-    pads = tuple((int(low), int(high)) for low, high in lax.padtype_to_pads(size, reach, strides, padding))
+    rows, columns = ((length // 2, length // 2) for length in reach)
+  elif padding in ("SAME", "VALID"):
+    rows, columns = ((int(low), int(high)) for low, high in lax.padtype_to_pads(size, reach, steps, padding))
+  elif isinstance(padding, int):
+    rows = columns = pair("padding", padding, 0)
+  elif isinstance(padding, Sequence) and not isinstance(padding, str) and len(padding) == 2:
+    rows, columns = (pair("padding", side, 0) for side in padding)
   else:
-    sides = (padding, padding) if _is_int(padding) else padding
-    pads = tuple((side, side) if _is_int(side) else side for side in sides) if isinstance(sides, Sequence) else ()
-    if len(pads) != 2 or not all(
-        isinstance(side, Sequence) and len(side) == 2 and all(_is_int(v) and v >= 0 for v in side) for side in pads):
-      raise ValueError(f"padding is {padding!r}; allowed are 'SAME', 'VALID', an integer, a pair and None.")
-    pads = tuple(map(tuple, pads))
-  if any(whole + sum(side) < length for whole, side, length in zip(size, pads, reach, strict=True)):
-    raise ValueError(f"kernel_size is {kernel_size}, which does not fit into an input of {size} with padding {pads}.")
-  return Window(strides, pads, dilation)
+    raise ValueError(f"padding is {padding!r}; allowed are 'SAME', 'VALID', an integer, a pair and None.")
+  if any(whole + sum(side) < length for whole, side, length in zip(size, (rows, columns), reach, strict=True)):
+    raise ValueError(
+        f"kernel_size is {kernel_size}, which does not fit into an input of {size} with padding {(rows, columns)}.")
+  return Window(steps, (rows, columns), dilation)
 
 
 def convolve(x: Array, kernel: Array, window: Window, feature_group_count: int = 1, depthwise: str = AUTO) -> Array:
@@ -125,10 +126,6 @@ def convolve(x: Array, kernel: Array, window: Window, feature_group_count: int =
     # and writes a transposed copy of the output's gradient for that of a product of more than two dimensions.
     return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], features)
   return _convolve(x, kernel, window) if feature_group_count == 1 else _forward(x, kernel, window, feature_group_count)
-
-
-def _is_int(value):
-  return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _forward(x, kernel, window, feature_group_count=1):

@@ -13,7 +13,7 @@ class EpochWatch:
   """
 
   def __init__(self, steps_per_epoch: int, targets: Sequence[str]):
-    """`targets`: names of the K budgets."""
+    """`targets`: names of the K targets."""
     self._steps_per_epoch, self._targets, self._costs = steps_per_epoch, targets, []
 
   def look_at(self, step: int, costs: np.ndarray) -> str | None:
@@ -21,7 +21,7 @@ class EpochWatch:
 
     Args:
       step: of the phase, from 1.
-      costs: of the most probable bits of each budget, [K].
+      costs: of the most probable bits of each target, [K].
     """
     position = (step - 1) % self._steps_per_epoch
     if position == 0:

@@ -17,7 +17,6 @@ import os
 import pathlib
 import re
 import shutil
-import time
 from typing import Any
 
 import jax
@@ -26,8 +25,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from metamix_jax.errors import UserError
+from metamix_jax.records.clock import Clock
 from metamix_jax.records.files import write_json
-from metamix_jax.records.multihost import is_first, wait_for_all
+from metamix_jax.records.multihost import is_lead_process, wait_for_all
 
 logger = logging.getLogger("metamix_jax")
 
@@ -41,7 +41,7 @@ class PhaseCheckpoints:
 
   def __init__(self, folder: pathlib.Path):
     self.folder = folder.absolute()
-    if is_first():
+    if is_lead_process():
       self.folder.mkdir(parents=True, exist_ok=True)
     wait_for_all("checkpoints")
 
@@ -56,15 +56,15 @@ class PhaseCheckpoints:
     try:
       with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(self.folder / phase, tree, force=True)
-      if is_first():
-        write_json(self._results(phase), results)
+      if is_lead_process():
+        write_json(self.results_file(phase), results)
     except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
       raise _not_saved(phase, self.folder, error) from error
     wait_for_all(f"{phase} saved")
 
   def is_finished(self, phase: str) -> bool:
     """True if the phase has its results."""
-    return self._results(phase).exists()
+    return self.results_file(phase).exists()
 
   def restore(self, phase: str, like: Any) -> tuple[Any, dict] | None:
     """The tree of a finished phase, in the structure, shapes and dtypes of `like`, as host arrays, and its results.
@@ -75,16 +75,17 @@ class PhaseCheckpoints:
       return None
     try:
       with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(self.folder / phase, jax.device_get(like)), json.loads(self._results(phase).read_text())
-    except Exception as error:  # As above.
+        return checkpointer.restore(self.folder / phase, jax.device_get(like)), json.loads(self.results_file(phase).read_text())
+    except Exception as error:  # Orbax and TensorStore raise several types for missing and damaged files.
       # Set aside, not deleted: what cannot be read now may be whole, on a disk that is away for a moment.
-      for path in (self._results(phase), self.folder / phase):
+      for path in (self.results_file(phase), self.folder / phase):
         aside = _set_aside(path)
       logger.warning("%s: its checkpoint cannot be read and is now %s (%s); the phase is run again", phase, aside,
                      _reason(error))
       return None
 
-  def _results(self, phase: str) -> pathlib.Path:
+  def results_file(self, phase: str) -> pathlib.Path:
+    """Returns the file that holds the results of a phase."""
     return self.folder / f"{phase}.json"
 
 
@@ -94,27 +95,23 @@ class StepCheckpoints:
   Attributes:
     phase: name of the phase.
     folder: where its steps are.
-    every_steps: steps between two checkpoints.
-    last_step: of the newest one that was saved or restored; 0 for none.
-    earlier_seconds: spent on the phase before the step that was restored.
-    best: {"step", "top1"} of the best step that was evaluated; {} for none.
+    best: {"step", "top1"} of the best step that was evaluated; None for none.
   """
 
-  def __init__(self, folder: pathlib.Path, phase: str, *, every_steps: int, max_to_keep: int):
-    self.phase, self.folder, self.every_steps, self.last_step = phase, folder.absolute(), every_steps, 0
-    self.best = {}
+  def __init__(self, folder: pathlib.Path, phase: str, clock: Clock, *, max_to_keep: int):
+    self.phase, self.folder, self.best = phase, folder.absolute(), None
+    self._clock, self._saved_step = clock, 0
     keep = AnyPreservationPolicy([
         LatestN(max_to_keep),
         BestN(get_metric_fn=lambda metrics: metrics["top1"], n=1, keep_checkpoints_without_metrics=False)])
     self._manager = ocp.CheckpointManager(
         self.folder, options=ocp.CheckpointManagerOptions(
             preservation_policy=keep, create=True, enable_async_checkpointing=True))
-    self._started, self.earlier_seconds = time.monotonic(), 0.0
 
-  def restore(self, state: Any) -> Any:
-    """The newest complete state as host arrays, in the structure of `state`; `state` itself where there is none.
+  def restore(self, state: Any) -> tuple[Any, int]:
+    """Returns the newest complete state as host arrays, in the structure of `state`, and the number of its step.
 
-    Sets last_step, best and earlier_seconds.
+    Returns `state` itself and 0 where there is none. Sets `best` and the seconds of the clock.
     """
     like = jax.device_get(state)
     for step in sorted(self._manager.all_steps(), reverse=True):
@@ -127,12 +124,11 @@ class StepCheckpoints:
         logger.warning("%s: the checkpoint of step %d cannot be read and is now %s (%s); an older one is looked for",
                        self.phase, step, aside, _reason(error))
         continue
-      progress = restored["progress"]
-      self.last_step, self.earlier_seconds, self.best = step, progress["seconds"], progress["best"]
-      self._started = time.monotonic()
+      self.best = restored["progress"]["best"] or None
+      self._clock.continue_from(restored["progress"]["seconds"])
       logger.info("%s: continued after step %d, from %s", self.phase, step, self.folder)
-      return restored["state"]
-    return state
+      return restored["state"], step
+    return state, 0
 
   def save(self, step: int, state: Any, top1: float | None = None) -> None:
     """Starts saving a state, once its arrays are copied; waits for the save before.
@@ -145,8 +141,7 @@ class StepCheckpoints:
     Raises:
       ValueError: this or the save before could not be written; the checkpoints that were complete still are.
     """
-    seconds = self.earlier_seconds + time.monotonic() - self._started
-    if top1 is not None and top1 >= self.best.get("top1", 0.0):
+    if top1 is not None and (self.best is None or top1 >= self.best["top1"]):
       self.best = {"step": step, "top1": top1}
     # Copies: the next step overwrites what device_get shows on a CPU.
     state = jax.tree.map(np.array, jax.device_get(state))
@@ -155,24 +150,21 @@ class StepCheckpoints:
       self._manager.save(
           step, metrics=None if top1 is None else {"top1": top1}, args=ocp.args.Composite(
               state=ocp.args.StandardSave(state),
-              progress=ocp.args.JsonSave({"seconds": seconds, "best": self.best})))
-    except Exception as error:  # As above.
+              progress=ocp.args.JsonSave({"seconds": self._clock.seconds, "best": self.best})))
+    except Exception as error:  # Orbax and TensorStore raise several types for missing and damaged files.
       raise _not_saved(f"{self.phase}, step {step}", self.folder, error) from error
-    self.last_step = step
-
-  def wait(self) -> None:
-    """Returns when everything is on the disk; raises as `save`."""
-    try:
-      self._manager.wait_until_finished()
-    except Exception as error:  # As above.
-      raise _not_saved(f"{self.phase}, step {self.last_step}", self.folder, error) from error
+    self._saved_step = step
 
   def reached_preemption(self, step: int) -> bool:
     """True if the cluster has announced, through jax.distributed, that it takes the machines away."""
     return self._manager.reached_preemption(step)
 
   def close(self) -> None:
-    """Ends the background threads."""
+    """Waits until everything is on the disk, and ends the background threads; raises as `save`."""
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
+      raise _not_saved(f"{self.phase}, step {self._saved_step}", self.folder, error) from error
     self._manager.close()
 
 
@@ -186,7 +178,7 @@ def keep_best(folder: pathlib.Path, phase: str, step: int | None) -> None:
   """
   wait_for_all(f"{phase} finished")
   steps = folder / "steps" / phase
-  if not is_first() or not steps.exists():
+  if not is_lead_process() or not steps.exists():
     return
   if step is not None and (steps / str(step)).exists():
     shutil.rmtree(folder / "best" / phase, ignore_errors=True)
@@ -199,7 +191,7 @@ def _set_aside(path, target=None):
   """Renames a file or folder, if it is there, to `target` (by default its own name) with .unreadable behind."""
   target = target or path
   aside = target.with_name(target.name + ".unreadable")
-  if is_first() and path.exists():
+  if is_lead_process() and path.exists():
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
   wait_for_all(f"{aside.name} set aside")
@@ -209,7 +201,7 @@ def _set_aside(path, target=None):
 def _check_space(what, folder, tree):
   """Raises UserError where the disk has no room for the arrays: TensorStore, once begun, fails with pages of text."""
   needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)), shutil.disk_usage(folder).free
-  if is_first() and needed > free:
+  if is_lead_process() and needed > free:
     raise _not_saved(what, folder, f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
 
 

@@ -1,6 +1,6 @@
 """The scalars that a training step leaves behind, by name: what DIR/metrics.jsonl and TensorBoard hold.
 
-docs/metrics.md is the list for users. Everything here works on host arrays; recording.py fetches them.
+docs/metrics.md is the list for users. Everything here works on host arrays; recorder.py fetches them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 from flax import traverse_util
 import numpy as np
 
-from metamix_jax.method.bops import LayerCost
+from metamix_jax.method.bops import LayerCost, candidate_widths
 from metamix_jax.records.names import format_target
 
 Scalars = dict[str, float]
 
 
-class Budget(NamedTuple):
+class TargetMetrics(NamedTuple):
   """The search for one target after a step.
 
   Attributes:
@@ -35,8 +35,7 @@ def loss_scalars(layers: Sequence[LayerCost], metrics: Mapping[str, np.ndarray])
   """loss, and loss/BITS where the step had one for each candidate bit-width."""
   scalars = {"loss": shortest(metrics["loss"])}
   if "loss_by_candidate" in metrics:
-    widths = next(layer.candidate_bits for layer in layers if layer.searched)
-    for bits, loss in zip(widths, metrics["loss_by_candidate"], strict=True):
+    for bits, loss in zip(candidate_widths(layers), metrics["loss_by_candidate"], strict=True):
       scalars[f"loss/{bits}"] = shortest(loss)
   return scalars
 
@@ -47,43 +46,43 @@ def step_size_scalars(values: Mapping[str, np.ndarray]) -> Scalars:
 
 
 def named_step_sizes(
-    layers: Sequence[LayerCost], step_sizes: Mapping[str, Any], candidates: Mapping[str, int] | None
+    layers: Sequence[LayerCost], step_sizes: Mapping[str, Any], bits: Mapping[str, int] | None
 ) -> dict[str, np.ndarray]:
   """The step sizes in use: "step_size/LAYER/BITS", scalar, and "weight_step_size/LAYER", [channels].
 
   Args:
     layers: every quantised layer.
     step_sizes: the collection; {} in full precision.
-    candidates: index of each searched layer's candidate; None: all of them are in use.
+    bits: of each searched layer; None: every candidate is in use.
   """
   values, leaves = {}, traverse_util.flatten_dict(step_sizes, sep="/")
   for layer in layers:
-    for candidate, bits in enumerate(layer.candidate_bits):
-      in_use = candidates is None or not layer.searched or candidates[layer.name] == candidate
+    for candidate, width in enumerate(layer.candidate_bits):
+      in_use = bits is None or not layer.searched or bits[layer.name] == width
       if in_use and f"{layer.name}/activation" in leaves:
-        values[f"step_size/{layer.name}/{bits}"] = leaves[f"{layer.name}/activation"][candidate]
+        values[f"step_size/{layer.name}/{width}"] = leaves[f"{layer.name}/activation"][candidate]
   for layer in layers:
     if f"{layer.name}/weight" in leaves:
       values[f"weight_step_size/{layer.name}"] = leaves[f"{layer.name}/weight"]
   return values
 
 
-def search_scalars(layers: Sequence[LayerCost], budgets: Sequence[Budget]) -> Scalars:
-  """search/TARGET/... of each budget: loss, gbops, mean entropy over the layers in nats, every probability (M5)."""
+def search_scalars(layers: Sequence[LayerCost], searches: Sequence[TargetMetrics]) -> Scalars:
+  """search/TARGET/... of each target: loss, gbops, mean entropy over the layers in nats, every probability (M5)."""
   scalars = {}
-  for budget in budgets:
-    prefix, entropies, probabilities = f"search/{format_target(budget.target_gbops)}", [], {}
+  for search in searches:
+    prefix, entropies, probabilities = f"search/{format_target(search.target_gbops)}", [], {}
     for layer in layers:
       if not layer.searched:
         continue
-      values = np.asarray(budget.alpha[layer.name], np.float64)
+      values = np.asarray(search.alpha[layer.name], np.float64)
       weights = np.exp(values - values.max())
       pi = weights / weights.sum()
       entropies.append(-np.sum(pi * np.log(np.maximum(pi, np.finfo(np.float64).tiny))))
       for bits, probability in zip(layer.candidate_bits, pi, strict=True):
         probabilities[f"{prefix}/probability/{layer.name}/{bits}"] = shortest(probability)
     scalars |= {
-        f"{prefix}/loss": shortest(budget.loss), f"{prefix}/gbops": shortest(budget.gbops),
+        f"{prefix}/loss": shortest(search.loss), f"{prefix}/gbops": shortest(search.gbops),
         f"{prefix}/alpha_entropy": shortest(np.mean(entropies)), **probabilities}
   return scalars
 

@@ -32,7 +32,7 @@ class MetricsFile:
     kept = [line is not None and (line["phase"] != phase or line["step"] <= step) for line in lines]
     if not all(kept):
       try:
-        write_text(self._path, "".join(text for text, keep in zip(texts, kept) if keep))
+        write_text(self._path, "".join(text for text, keep in zip(texts, kept, strict=True) if keep))
       except OSError as error:
         raise self._not_written(f"{phase}, step {step}", error) from error
 

@@ -39,7 +39,7 @@ def connect(coordinator_address: str | None, num_processes: int | None, process_
         " --coordinator_address, --num_processes and --process_id.") from error
 
 
-def is_first() -> bool:
+def is_lead_process() -> bool:
   """True in the process that writes files and prints."""
   return jax.process_index() == 0
 

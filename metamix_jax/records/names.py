@@ -1,4 +1,6 @@
-"""Names of phases, and of what a target's phases, files and metrics are called."""
+"""Names of the phases, and the rule for the names of a target's phases, files and metrics."""
+
+from collections.abc import Sequence
 
 import ml_collections
 
@@ -9,22 +11,22 @@ STAGES = TRAINING_PHASES[2:]
 
 
 def targets(config: ml_collections.ConfigDict) -> tuple[float, ...]:
-  """Every target of config.arch.target_gbops, in GBOPs, ascending; one for a number."""
+  """Returns every target of config.arch.target_gbops, in GBOPs, ascending; one for a number."""
   value = config.arch.target_gbops
   return value if isinstance(value, tuple) else (value,)
 
 
 def trained_targets(config: ml_collections.ConfigDict) -> tuple[float, ...]:
-  """The targets that go through weight training, in GBOPs, ascending: config.arch.train_targets, or all."""
+  """Returns the targets that go through weight training, in GBOPs, ascending: config.arch.train_targets, or all."""
   chosen = config.arch.train_targets
   return tuple(target for target in targets(config) if chosen is None or target in chosen)
 
 
 def format_target(target: float) -> str:
-  """A target in names of phases, files and metrics: its first six digits."""
+  """Writes a target for names of phases, files and metrics: its first six digits."""
   return format(target, "g")
 
 
-def named(base: str, config: ml_collections.ConfigDict, target: float) -> str:
-  """`base` where a config has one target, BASE_TARGET where it has several."""
-  return base if len(targets(config)) == 1 else f"{base}_{format_target(target)}"
+def name_for_target(base: str, target: float, all_targets: Sequence[float]) -> str:
+  """Returns the name of one target's phase, file or figure: BASE if it is the only target, else BASE_TARGET."""
+  return base if len(all_targets) == 1 else f"{base}_{format_target(target)}"

@@ -1,5 +1,6 @@
 """The folder of a run, and the config that it belongs to."""
 
+from collections.abc import Mapping
 import json
 import pathlib
 from typing import Any
@@ -24,7 +25,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   path = workdir / "config.json"
   fields = {name: value for name, value in config_rules.flatten(config).items() if name not in CHANGEABLE}
   fields = json.loads(json.dumps(fields))
-  if multihost.is_first() and not path.exists():
+  if multihost.is_lead_process() and not path.exists():
     write_json(path, fields)
   multihost.wait_for_all("config.json")
   earlier = read_saved_config(path)
@@ -33,6 +34,61 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
       raise UserError(
           f"workdir {workdir} holds a run of another config: {name} is {earlier.get(name)!r} there and "
           f"{fields.get(name)!r} here; choose another workdir.")
+
+
+def check_data(workdir: pathlib.Path, description: Mapping[str, Any]) -> None:
+  """Writes DIR/data.json, what the run reads, or checks that the data are still the ones described there.
+
+  Args:
+    workdir: DIR.
+    description: from data.describe: name, version, classes, images by split, and perhaps digests.
+
+  Raises:
+    UserError: the data changed since the run began, or the file is damaged; one sentence says what changed.
+  """
+  path = workdir / "data.json"
+  if multihost.is_lead_process() and not path.exists():
+    write_json(path, description)
+  multihost.wait_for_all("data.json")
+  try:
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    change = _data_change(earlier, json.loads(json.dumps(description)))
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise UserError(
+        f"{path} cannot be read ({error}); it is damaged. Delete it to continue the run if its data did not change, or"
+        " choose another workdir.") from error
+  if change is not None:
+    raise UserError(
+        f"workdir {workdir} holds a run on other data: {change}; bring the earlier data back, or choose another"
+        " workdir.")
+
+
+def _data_change(earlier, now):
+  """Returns the first difference between two descriptions of data, in words; None if they are equal."""
+  for field in ("name", "version"):
+    if earlier[field] != now[field]:
+      return f"its {field} was {earlier[field]} and is {now[field]}"
+  if earlier["classes"] != now["classes"]:
+    gone, added = (
+        [name for name in names if name not in others]
+        for names, others in ((earlier["classes"], set(now["classes"])), (now["classes"], set(earlier["classes"]))))
+    if not gone and not added:
+      return "its classes have another order"
+    changes = [
+        f"{len(names)} classes are {verb} ({', '.join(map(repr, names[:5]))}{', ...' if len(names) > 5 else ''})"
+        if len(names) > 1 else f"class {names[0]!r} is {verb}"
+        for names, verb in ((gone, "gone"), (added, "new")) if names]
+    return " and ".join(changes)
+  for split in sorted(set(earlier["images"]) | set(now["images"])):
+    before, after = (images.get(split, 0) for images in (earlier["images"], now["images"]))
+    if before != after:
+      return f"split {split!r} had {before} images and has {after}"
+  before, after = (digests.get("digests", {}) for digests in (earlier, now))
+  for folder in sorted(set(before) | set(after)):
+    if before.get(folder) != after.get(folder):
+      return (f"the images in {folder} have other names, or the first of them has other content (delete data.json if"
+              " you repaired it)")
+  return None
 
 
 def read_saved_config(path: pathlib.Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The figures of a run, each drawn from its saved files; None where the run has not come that far."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
@@ -8,18 +8,20 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 import numpy as np
 
-from metamix_jax.method.bops import gbops
-from metamix_jax.records.names import STAGES, TRAINING_PHASES, format_target
-from metamix_jax.reporting.saved_run import SavedRun, all_bits, pareto_points, uniform_points
+from metamix_jax.method.bops import candidate_widths, layer_gbops
+from metamix_jax.records.names import STAGES, TRAINING_PHASES, format_target, name_for_target
+from metamix_jax.records.results import FULL_PRECISION_TOP1, TOP1_OF_STAGE, TargetResult
+from metamix_jax.reporting.saved_run import SavedRun
 from metamix_jax.reporting.style import (
   BLACK,
   BLUE,
   GREEN,
   GREY,
   ORANGE,
+  PURPLE,
   VERMILION,
-  height_of,
-  list_layers,
+  figure_height,
+  label_layers,
   new_figure,
   series_style,
 )
@@ -28,6 +30,7 @@ KIND_STYLES = {
     "conv": {"facecolor": BLUE, "hatch": ""},
     "depthwise": {"facecolor": ORANGE, "hatch": "////"},
     "dense": {"facecolor": GREEN, "hatch": "...."},
+    "other": {"facecolor": PURPLE, "hatch": "xxxx"},
 }
 CAPTIONS = {
     "accuracy_against_cost": (
@@ -38,8 +41,8 @@ CAPTIONS = {
         "behind the selected ones."),
     "search_cost": "Dotted: the targets. The entropy falls to 0 when every layer has decided for one bit-width.",
     "probabilities": (
-        "White: as probable as if all bit-widths were alike; purple: more, orange: less. The colours span what this "
-        "search reached. Layers in network order from top to bottom."),
+        "White marks the uniform probability, purple a higher one, orange a lower one; the scale spans the range that "
+        "this search reached. Layers in network order from top to bottom."),
     "training": "Open symbols: evaluated at the end of a phase, after the bit selection straight from the meta-state.",
     "activation_stability": (
         "The paper's motivation, measured: 0.1 means that a channel's mean and deviation move by a tenth of its "
@@ -48,24 +51,24 @@ CAPTIONS = {
 _FIXED_ALPHA = 0.35  # Layers that are not searched, behind the searched ones.
 
 
-def bits_per_layer(run: SavedRun, point: Mapping) -> Figure:
-  """Bars in network order: the selected bits of each layer's input, and its share of the cost beside."""
-  layers, bits_of_layers, total = run.layers, all_bits(run, point), point["selected_gbops"]
+def bits_per_layer(target: TargetResult) -> Figure:
+  """Draws bars in network order: the selected bits of each layer's input, and its share of the cost beside."""
+  layers, bits_of_layers, total, changed = target.layers, target.all_bits, target.gbops, target.changed
   figure = new_figure(
-      f"Bits selected for each layer: {total:.4g} GBOPs of {format_target(point['target_gbops'])}, "
-      f"{point['average_activation_bits']:.2f} activation bits on average", 10, height_of(len(layers)))
+      f"Bits selected for each layer: {total:.4g} GBOPs of {format_target(target.target_gbops)}, "
+      f"{target.average_activation_bits:.2f} activation bits on average", 10, figure_height(len(layers)))
   bits_axes, share_axes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-  shares = [100 * gbops([layer], bits_of_layers) / total for layer in layers]
-  for row, (layer, share) in enumerate(zip(layers, shares)):
+  shares = [100 * layer_gbops(layer, bits_of_layers[layer.name]) / total for layer in layers]
+  for row, (layer, share) in enumerate(zip(layers, shares, strict=True)):
     style = {"edgecolor": BLACK, "linewidth": 0.4, "height": 0.72, **KIND_STYLES[layer.kind],
              "alpha": 1.0 if layer.searched else _FIXED_ALPHA}
     bits = bits_of_layers[layer.name]
     bits_axes.barh(row, bits, **style)
     share_axes.barh(row, share, **style)
-    note = f"  (most probable: {point['settled'][layer.name][0]})" if layer.name in point["settled"] else ""
+    note = f"  (most probable: {changed[layer.name][0]})" if layer.name in changed else ""
     bits_axes.text(bits + 0.08, row, f"{bits}{note}", va="center", fontsize=7)
     share_axes.text(share + 0.01 * max(shares), row, f"{share:.1f}", va="center", fontsize=7)
-  list_layers(bits_axes, [layer.name for layer in layers])
+  label_layers(bits_axes, [layer.name for layer in layers])
   widths = sorted({bits for layer in layers for bits in layer.candidate_bits})
   bits_axes.set(xlabel="bits of the input activations", xlim=(0, widths[-1] * 1.4), xticks=[0, *widths])
   share_axes.set(xlabel="share of the BOPs at these bits [%]", xlim=(0, 1.12 * max(shares)))
@@ -80,33 +83,21 @@ def bits_per_layer(run: SavedRun, point: Mapping) -> Figure:
 
 
 def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
-  """Heat maps over layers and steps, one for each candidate bit-width; dots mark what was selected."""
-  searched = [layer for layer in run.layers if layer.searched]
-  prefix = f"search/{format_target(target_gbops)}/probability"
-  # Widths may differ between layers only in networks of the user's own; those a layer has not stay grey.
-  widths = sorted({bits for layer in searched for bits in layer.candidate_bits})
-  steps, _ = run.series("bit_selection", f"search/{format_target(target_gbops)}/gbops")
+  """Draws heat maps over layers and steps, one for each candidate bit-width; dots mark what was selected."""
+  searched, widths = [layer for layer in run.layers if layer.searched], candidate_widths(run.layers)
+  steps, _ = run.search_series(target_gbops, "gbops")
   if not len(steps):
     return None
-  selected = {point["target_gbops"]: point["selected"] for point in pareto_points(run)}.get(target_gbops, {})
+  selected = next((result.bits for result in run.target_results if result.target_gbops == target_gbops), {})
   figure = new_figure(
       f"Probability of each bit-width during the search, target {format_target(target_gbops)} GBOPs",
-      2.2 + 2.4 * len(widths), height_of(len(searched)))
+      2.2 + 2.4 * len(widths), figure_height(len(searched)))
   # A record closes the interval since the one before.
   edges = np.concatenate([[steps[0] - (steps[1] - steps[0] if len(steps) > 1 else 1)], steps])
   all_axes = figure.subplots(1, len(widths), sharey=True)
-  values = np.full((len(widths), len(searched), len(steps)), np.nan)
-  for panel, bits in enumerate(widths):
-    for row, layer in enumerate(searched):
-      _, found = run.series("bit_selection", f"{prefix}/{layer.name}/{bits}")
-      if len(found) == len(steps):
-        values[panel, row] = found
-  # From orange, less than all alike, over white to purple, more; colour-blind people can tell the two apart. A short
-  # search moves a probability by a few percent, so the range is what it reached; where nothing moved, a least one.
-  uniform = 1 / len(widths)
-  reach = max(np.nanmax(np.abs(values - uniform), initial=0), 1e-3)
-  norm = TwoSlopeNorm(uniform, max(uniform - reach, 0), min(uniform + reach, 1))
-  for axes, bits, of_bits in zip(all_axes, widths, values):
+  values = _probability_values(run, target_gbops, len(steps))
+  norm = _probability_colours(values)
+  for axes, bits, of_bits in zip(all_axes, widths, values, strict=True):
     image = axes.pcolormesh(edges, np.arange(len(searched) + 1) - 0.5, of_bits, norm=norm, cmap="PuOr")
     axes.set_facecolor(GREY)
     rows = [row for row, layer in enumerate(searched) if selected.get(layer.name) == bits]
@@ -116,7 +107,7 @@ def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
     axes.set(title=f"{bits} bits", xlabel="step of the bit selection")
     axes.locator_params(axis="x", nbins=4, prune="both")
     axes.tick_params(left=False)
-  list_layers(all_axes[0], [layer.name for layer in searched])
+  label_layers(all_axes[0], [layer.name for layer in searched])
   figure.colorbar(image, ax=list(all_axes), label="probability", aspect=40, pad=0.02)
   if selected:
     dot = Line2D([], [], color=BLACK, marker="o", linestyle="", markersize=3.5, label="selected in the end")
@@ -124,24 +115,47 @@ def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
   return figure
 
 
+def _probability_values(run, target_gbops, num_steps):
+  """Returns probabilities [bit-widths, searched layers, steps]; NaN, drawn grey, where a layer has no such candidate."""
+  searched, widths = [layer for layer in run.layers if layer.searched], candidate_widths(run.layers)
+  values = np.full((len(widths), len(searched), num_steps), np.nan)
+  for panel, bits in enumerate(widths):
+    for row, layer in enumerate(searched):
+      _, found = run.search_series(target_gbops, f"probability/{layer.name}/{bits}")
+      if len(found) == num_steps:
+        values[panel, row] = found
+  return values
+
+
+def _probability_colours(values):
+  """Returns a scale from orange, below the uniform probability, over white to purple, for colour-blind readers too.
+
+  A short search moves a probability by a few percent, so the range is what the search reached; where nothing moved, a
+  least one.
+  """
+  uniform = 1 / len(values)
+  reach = max(np.nanmax(np.abs(values - uniform), initial=0), 1e-3)
+  return TwoSlopeNorm(uniform, max(uniform - reach, 0), min(uniform + reach, 1))
+
+
 def search_cost(run: SavedRun) -> Figure | None:
-  """GBOPs of the hard selection over the steps against each target; how decided the layers are."""
+  """Draws GBOPs of the hard selection over the steps against each target; how decided the layers are."""
   figure = new_figure("Cost of the most probable bits during the search, against the target", 9, 6)
   cost_axes, entropy_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-  settled = {point["target_gbops"]: point["selected_gbops"] for point in pareto_points(run)}
+  selected = {result.target_gbops: result.gbops for result in run.target_results}
   num_steps = 0
   for index, target in enumerate(run.targets):
     style = series_style(index)
-    steps, costs = run.series("bit_selection", f"search/{format_target(target)}/gbops")
+    steps, costs = run.search_series(target, "gbops")
     if not len(steps):
       continue
     num_steps = max(num_steps, len(steps))
     style |= {"markevery": max(1, len(steps) // 12), "linestyle": "-", "label": f"target {format_target(target)}"}
     cost_axes.plot(steps, costs, **style)
     cost_axes.axhline(target, color=style["color"], linestyle=":", linewidth=1.2)
-    entropy_axes.plot(*run.series("bit_selection", f"search/{format_target(target)}/alpha_entropy"), **style)
-    if target in settled:
-      cost_axes.plot(steps[-1], settled[target], "*", color=style["color"], markersize=13, markeredgecolor="white",
+    entropy_axes.plot(*run.search_series(target, "alpha_entropy"), **style)
+    if target in selected:
+      cost_axes.plot(steps[-1], selected[target], "*", color=style["color"], markersize=13, markeredgecolor="white",
                      clip_on=False, zorder=3)
   if not num_steps:
     return None
@@ -153,25 +167,24 @@ def search_cost(run: SavedRun) -> Figure | None:
     axes.grid()
   handles, _ = cost_axes.get_legend_handles_labels()
   handles.append(Line2D([], [], color=GREY, linestyle=":", label="target"))
-  if settled:
+  if selected:
     handles.append(Line2D([], [], color=GREY, marker="*", linestyle="", markersize=10, label="selected bits"))
   figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)))
   return figure
 
 
 def training(run: SavedRun) -> Figure | None:
-  """Loss and accuracy over the epochs, a column for each training phase that has begun."""
+  """Draws loss and accuracy over the epochs, a column for each training phase that has begun."""
   phases = {section: _phase_names(run, section) for section in TRAINING_PHASES}
   phases = {section: names for section, names in phases.items() if names}
   if not phases:
     return None
   figure = new_figure("Loss and accuracy of each phase", 1 + 3 * len(phases), 6.2)
   all_axes = figure.subplots(2, len(phases), sharex="col", sharey="row", squeeze=False)
-  full_precision = run.results.get("pretraining", {}).get("full_precision_top1")
-  for (loss_axes, top1_axes), (section, names) in zip(all_axes.T, phases.items()):
+  for (loss_axes, top1_axes), (section, names) in zip(all_axes.T, phases.items(), strict=True):
     series = {label: (name, "loss") for name, label in names.items()}
     if section == "bit_selection":
-      series = {f"{bits} bits": (section, f"loss/{bits}") for bits in run.candidate_bits}
+      series = {f"{bits} bits": (section, f"loss/{bits}") for bits in candidate_widths(run.layers)}
     for index, (label, (name, metric)) in enumerate(series.items()):
       epochs, losses = run.series(name, metric, over="epoch")
       loss_axes.plot(epochs, losses, label=label, markevery=max(1, len(epochs) // 8), **series_style(index))
@@ -182,8 +195,8 @@ def training(run: SavedRun) -> Figure | None:
     for colour, marker, label, top1 in _results_of(run, section, names):
       top1_axes.plot(num_epochs, top1, marker, color=colour, markersize=8, markerfacecolor="none", clip_on=False,
                      label=label, zorder=3)
-    if full_precision is not None:
-      top1_axes.axhline(full_precision, color=GREY, linestyle="--", linewidth=1, label="full precision")
+    if run.full_precision_top1 is not None:
+      top1_axes.axhline(run.full_precision_top1, color=GREY, linestyle="--", linewidth=1, label="full precision")
     if top1_axes.get_legend_handles_labels()[0]:
       top1_axes.legend(fontsize=7, loc="lower left" if section == "bit_selection" else "lower right")
     loss_axes.set_title(section)
@@ -196,8 +209,8 @@ def training(run: SavedRun) -> Figure | None:
 
 
 def accuracy_against_cost(run: SavedRun) -> Figure | None:
-  """Top-1 over GBOPs of every budget, before and after weight training, with the uniform bit-widths."""
-  uniform = [(bits, cost, top1) for bits, cost, top1 in uniform_points(run) if top1 is not None]
+  """Draws top-1 over GBOPs of every target, before and after weight training, with the uniform bit-widths."""
+  uniform = [(result.bits, result.gbops, result.top1) for result in run.uniform_results if result.top1 is not None]
   if not uniform:
     return None
   figure = new_figure("Accuracy against cost: selected bits and uniform bits", 8, 5.2)
@@ -207,16 +220,15 @@ def accuracy_against_cost(run: SavedRun) -> Figure | None:
   for bits, cost, top1 in uniform:
     axes.annotate(f"{bits} bits", (cost, top1), (6, -11), textcoords="offset points", fontsize=8, color=GREY)
   stages = (
-      ("selected_top1", "selected bits, meta-state", VERMILION, "o"), ("stage_a_top1", "after stage A", GREEN, "s"),
+      ("meta_state_top1", "selected bits, meta-state", VERMILION, "o"), ("stage_a_top1", "after stage A", GREEN, "s"),
       ("final_top1", "final: after stage B", BLUE, "D"))
   for name, label, colour, marker in stages:
-    points = sorted(
-        (point["selected_gbops"], point[name]) for point in pareto_points(run) if point[name] is not None)
-    if points:
-      axes.plot(*zip(*points), marker=marker, color=colour, linewidth=1.3, label=label, markeredgecolor="white")
-  full_precision = run.results.get("pretraining", {}).get("full_precision_top1")
-  if full_precision is not None:
-    axes.axhline(full_precision, color=BLACK, linestyle="--", linewidth=1, label="full precision")
+    reached = sorted(
+        (result.gbops, getattr(result, name)) for result in run.target_results if getattr(result, name) is not None)
+    if reached:
+      axes.plot(*zip(*reached, strict=True), marker=marker, color=colour, linewidth=1.3, label=label, markeredgecolor="white")
+  if run.full_precision_top1 is not None:
+    axes.axhline(run.full_precision_top1, color=BLACK, linestyle="--", linewidth=1, label="full precision")
   for number, target in enumerate(run.targets):
     axes.axvline(target, color=GREY, linewidth=0.8, linestyle=":", zorder=0, label="" if number else "target")
   axes.set(xlabel="cost of one image [GBOPs]", ylabel="top-1 on the evaluation split [%]")
@@ -227,21 +239,21 @@ def accuracy_against_cost(run: SavedRun) -> Figure | None:
 
 
 def activation_stability(run: SavedRun) -> Figure | None:
-  """How far batch statistics move between bit-widths, layer by layer, before and after bit-meta training."""
-  stability = run.results.get("bit_selection", {}).get("activation_stability")
-  if not stability:
+  """Draws how far batch statistics move between bit-widths, layer by layer, before and after bit-meta training."""
+  stability = run.activation_stability
+  if not stability or not stability.before:
     return None
-  names = list(stability["before"])
-  before, after = ([stability[when][name] for name in names] for when in ("before", "after"))
+  names = list(stability.before)
+  before, after = ([distances[name] for name in names] for distances in (stability.before, stability.after))
   figure = new_figure(
       f"Activation stability: bit-widths disagree by {np.mean(before):.2f} standard deviations on average before,\n"
-      f"by {np.mean(after):.2f} after bit-meta training", 9, height_of(len(names)) + 0.2)
+      f"by {np.mean(after):.2f} after bit-meta training", 9, figure_height(len(names)) + 0.2)
   axes = figure.subplots()
   rows = range(len(names))
   axes.hlines(rows, before, after, color=GREY, linewidth=1)
   axes.plot(before, rows, "s", color=VERMILION, markersize=5, markerfacecolor="white", label="before")
   axes.plot(after, rows, "o", color=BLUE, markersize=5, label="after bit-meta training")
-  list_layers(axes, names)
+  label_layers(axes, names)
   axes.set(
       xlabel="distance of a batch norm's input statistics between bit-widths [standard deviations]", xlim=(0, None))
   axes.grid(axis="x")
@@ -254,36 +266,35 @@ def _phase_names(run, section):
   begun = {line["phase"] for line in run.records}
   if section not in STAGES or len(run.targets) == 1:
     return {section: section} if section in begun else {}
-  names = {run.phase_of(section, target): f"{format_target(target)}" for target in run.targets}
+  names = {run.phase_of(section, target): format_target(target) for target in run.targets}
   return {name: label for name, label in names.items() if name in begun}
 
 
 def _results_of(run, section, names):
   """(colour, marker, label, top-1) of what was evaluated after a phase."""
   if section == "bit_selection":
-    for index, (bits, _, top1) in enumerate(uniform_points(run)):
-      if top1 is not None:
-        yield series_style(index)["color"], series_style(index)["marker"], f"{bits} bits", top1
-    for index, point in enumerate(pareto_points(run)):
-      if point["selected_top1"] is not None:
-        yield BLACK, "*", "" if index else "selected bits", point["selected_top1"]
+    for index, uniform in enumerate(run.uniform_results):
+      if uniform.top1 is not None:
+        yield series_style(index)["color"], series_style(index)["marker"], f"{uniform.bits} bits", uniform.top1
+    for index, target in enumerate(run.target_results):
+      if target.meta_state_top1 is not None:
+        yield BLACK, "*", "" if index else "selected bits", target.meta_state_top1
     return
-  result = {"pretraining": "full_precision_top1", "stage_a": "stage_a_top1", "stage_b": "final_top1"}[section]
+  result = TOP1_OF_STAGE.get(section, FULL_PRECISION_TOP1)
   for index, name in enumerate(names):
     if name in run.results:
       yield series_style(index)["color"], "*", "" if index else "at its end", run.results[name][result]
 
 
 def figures_of(run: SavedRun) -> Iterator[tuple[str, str, Callable[[], Figure | None]]]:
-  """(file name without its ending, caption, how to draw it) of every figure, in the order of the page."""
-  def named(name, target):
-    return name if len(run.targets) == 1 else f"{name}_{format_target(target)}"
-
+  """Yields (file name without its ending, caption, how to draw it) of every figure, in the order of the page."""
   yield "accuracy_against_cost", CAPTIONS["accuracy_against_cost"], lambda: accuracy_against_cost(run)
-  for point in pareto_points(run):
-    yield named("bits", point["target_gbops"]), CAPTIONS["bits"], lambda point=point: bits_per_layer(run, point)
+  for result in run.target_results:
+    name = name_for_target("bits", result.target_gbops, run.targets)
+    yield name, CAPTIONS["bits"], lambda result=result: bits_per_layer(result)
   yield "search_cost", CAPTIONS["search_cost"], lambda: search_cost(run)
   for target in run.targets:
-    yield named("probabilities", target), CAPTIONS["probabilities"], lambda target=target: probabilities(run, target)
+    name = name_for_target("probabilities", target, run.targets)
+    yield name, CAPTIONS["probabilities"], lambda target=target: probabilities(run, target)
   yield "training", CAPTIONS["training"], lambda: training(run)
   yield "activation_stability", CAPTIONS["activation_stability"], lambda: activation_stability(run)

@@ -7,7 +7,7 @@ import json
 import pathlib
 
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import average_activation_bits, uniform_bits
+from metamix_jax.method.bops import candidate_widths
 from metamix_jax.records.files import write_text
 from metamix_jax.records.names import format_target
 from metamix_jax.reporting import saved_run
@@ -65,25 +65,24 @@ def write(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _page(run, figures):
-  states = saved_run.phase_states(run)
   title = html.escape(f"MetaMix: {run.config['network.name']} on {run.config['data.name']}")
   fields = [(name, json.dumps(value)) for name, value in run.config.items()]
   versions = run.summary.get("versions", {}).items() if run.summary else []
   return "\n".join([
       "<!DOCTYPE html>", '<html lang="en">', "<head>", '<meta charset="utf-8">', f"<title>{title}</title>",
       f"<style>{_STYLE}</style>", "</head>", "<body>", f"<h1>{title}</h1>",
-      f"<p>{html.escape(_status(run, states))}</p>",
+      f"<p>{html.escape(_status(run))}</p>",
       "<h2>What was selected, at what cost, with what accuracy</h2>", _selection_table(run),
       f"<p class='note'>{_EXPLANATION}</p>",
-      "<h2>Phases</h2>", _table(["phase", "state"], states.items(), kind="words"),
+      "<h2>Phases</h2>", _table(["phase", "state"], run.phase_states.items(), kind="words"),
       "<h2>Figures</h2>", *(figures or ["<p>There is nothing to draw yet.</p>"]),
       "<h2>Bits of every layer</h2>", _layer_table(run),
       "<h2>How it was made</h2>", _table(["field of the config", "value"], fields, kind="words"),
       _table(["package", "version"], versions, kind="words") if versions else "", "</body>", "</html>", ""])
 
 
-def _status(run, states):
-  unfinished = [f"{name} {state}" for name, state in states.items() if not state.startswith("finished")]
+def _status(run):
+  unfinished = [f"{name} {state}" for name, state in run.phase_states.items() if not state.startswith("finished")]
   if run.summary and not unfinished:
     return f"The run is finished. Seed {run.config['seed']}."
   return (f"The run is not finished: {(unfinished or ['its summary is missing'])[0]}. This page shows what is there so "
@@ -91,40 +90,38 @@ def _status(run, states):
 
 
 def _selection_table(run):
-  """Budgets, then references: one row an assignment."""
-  widths, searched = run.candidate_bits, [layer for layer in run.layers if layer.searched]
-  points, rows = saved_run.pareto_points(run), []
+  """Targets, then references: one row an assignment."""
+  widths, rows = candidate_widths(run.layers), []
 
   def layers_at(bits):
     return " / ".join(str(sum(value == width for value in bits)) for width in widths)
 
-  for point in points:
-    missed = "" if point["target_met"] else " (missed)"
-    rows.append(["selected bits", format_target(point["target_gbops"]) + missed, f"{point['selected_gbops']:.6g}",
-                 f"{point['average_activation_bits']:.2f}", layers_at(point["selected"].values()),
-                 *(_percent(point[name]) for name in ("selected_top1", "stage_a_top1", "final_top1"))])
-  for index, (bits, cost, top1) in enumerate(saved_run.uniform_points(run)):
-    average = average_activation_bits(run.layers, uniform_bits(run.layers, index))
-    rows.append([f"all searched layers at {bits} bits", _NOTHING, f"{cost:.6g}", f"{average:.2f}",
-                 layers_at([bits] * len(searched)), _percent(top1), _NOTHING, _NOTHING])
-  full_precision = run.results.get("pretraining", {}).get("full_precision_top1")
-  rows.append(["full precision", *[_NOTHING] * 6, _percent(full_precision)])
+  for result in run.target_results:
+    missed = "" if result.target_met else " (missed)"
+    rows.append(["selected bits", format_target(result.target_gbops) + missed, f"{result.gbops:.6g}",
+                 f"{result.average_activation_bits:.2f}", layers_at(result.bits.values()),
+                 *map(_percent, (result.meta_state_top1, result.stage_a_top1, result.final_top1))])
+  num_searched = sum(layer.searched for layer in run.layers)
+  for result in run.uniform_results:
+    rows.append([f"all searched layers at {result.bits} bits", _NOTHING, f"{result.gbops:.6g}",
+                 f"{result.average_activation_bits:.2f}", layers_at([result.bits] * num_searched),
+                 _percent(result.top1), _NOTHING, _NOTHING])
+  rows.append(["full precision", *[_NOTHING] * 6, _percent(run.full_precision_top1)])
   header = ["assignment", "target [GBOPs]", "cost [GBOPs]", "average bits",
             f"layers at {' / '.join(map(str, widths))} bits", "top-1 straight from the meta-state [%]",
             "top-1 after stage A [%]", "final top-1 [%]"]
   targets = ", ".join(map(format_target, run.targets))
-  note = "" if points else f"<p>No bits are selected yet. Target: {targets} GBOPs.</p>\n"
-  return note + _table(header, rows, num_references=len(rows) - len(points))
+  note = "" if run.target_results else f"<p>No bits are selected yet. Target: {targets} GBOPs.</p>\n"
+  return note + _table(header, rows, num_references=len(rows) - len(run.target_results))
 
 
 def _layer_table(run):
-  points = saved_run.pareto_points(run)
   header = ["layer", "kind", "multiply-accumulates", "weight bits"] + [
-      f"bits at {format_target(point['target_gbops'])} GBOPs" for point in points]
-  bits = [saved_run.all_bits(run, point) for point in points]
+      f"bits at {format_target(result.target_gbops)} GBOPs" for result in run.target_results]
+  assignments = [result.all_bits for result in run.target_results]
   return _table(header, (
       [layer.name + ("" if layer.searched else " (not searched)"), layer.kind, f"{layer.macs:,}", layer.weight_bits] + [
-          assignment[layer.name] for assignment in bits] for layer in run.layers))
+          bits[layer.name] for bits in assignments] for layer in run.layers))
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence], num_references: int = 0, kind: str = "numbers") -> str:

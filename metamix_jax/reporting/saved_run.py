@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -9,9 +10,18 @@ from typing import Any
 import numpy as np
 
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import LayerCost, gbops, uniform_bits
-from metamix_jax.records.names import STAGES, TRAINING_PHASES, format_target
-from metamix_jax.records.summary import pareto_point
+from metamix_jax.method.bops import LayerCost, uniform_widths
+from metamix_jax.records.names import STAGES, TRAINING_PHASES, format_target, name_for_target
+from metamix_jax.records.results import (
+    FULL_PRECISION_TOP1,
+    TOP1_OF_STAGE,
+    ActivationStability,
+    BitSelection,
+    MetaEvaluation,
+    TargetResult,
+    UniformResult,
+    parse_results,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,32 +44,89 @@ class SavedRun:
   results: Mapping[str, Mapping[str, Any]]
   summary: Mapping[str, Any] | None
 
-  @property
+  @functools.cached_property
   def targets(self) -> list[float]:
-    """The budgets in GBOPs of one image."""
+    """The targets in GBOPs of one image, ascending."""
     return _as_list(self.config["arch.target_gbops"])
 
-  @property
-  def candidate_bits(self) -> tuple[int, ...]:
-    """The bit-widths that a searched layer may have."""
-    return next(layer.candidate_bits for layer in self.layers if layer.searched)
+  @functools.cached_property
+  def full_precision_top1(self) -> float | None:
+    """Top-1 in percent of the network after pretraining; None before."""
+    return self.results.get("pretraining", {}).get(FULL_PRECISION_TOP1)
+
+  @functools.cached_property
+  def target_results(self) -> tuple[TargetResult, ...]:
+    """What each target selects, and reaches as far as it was evaluated; () before the end of the bit selection."""
+    if self._bit_selection is None:
+      return ()
+    evaluated = self._meta_evaluation.targets if self._meta_evaluation else {}
+    return tuple(dataclasses.replace(
+        result, meta_state_top1=evaluated.get(result.target_gbops),
+        **{name: self.results.get(self.phase_of(stage, result.target_gbops), {}).get(name)
+           for stage, name in TOP1_OF_STAGE.items()}) for result in self._bit_selection.targets)
+
+  @functools.cached_property
+  def uniform_results(self) -> tuple[UniformResult, ...]:
+    """All searched layers at the same bits, ascending; top-1s are None before they were evaluated."""
+    if self._meta_evaluation:
+      return self._meta_evaluation.uniform
+    return tuple(UniformResult(bits, self.layers) for bits in uniform_widths(self.layers))
+
+  @functools.cached_property
+  def activation_stability(self) -> ActivationStability | None:
+    """Distances before and after bit-meta training; None before the end of the bit selection, or without a search."""
+    return self._bit_selection and self._bit_selection.activation_stability
+
+  @functools.cached_property
+  def phase_states(self) -> dict[str, str]:
+    """{phase: "finished ...", "is under way ..." or "has not begun"}, in the order of the run.
+
+    Targets whose weights a finished run did not train are left out.
+    """
+    names = ["pretraining", "bit_selection", "meta_evaluation"]
+    names += [self.phase_of(stage, target) for target in self.targets for stage in STAGES]
+    states = {}
+    for name in names:
+      lines = [line for line in self.records if line["phase"] == name]
+      if name in self.results:
+        states[name] = f"finished after {self.results[name]['seconds']:.0f} s"
+      elif lines:
+        section = next(phase for phase in TRAINING_PHASES if name.startswith(phase))
+        states[name] = f"is under way, epoch {lines[-1]['epoch']:.2f} of {self.config[f'{section}.epochs']}"
+      elif self.summary is None:
+        states[name] = "has not begun"
+    return states
 
   def series(self, phase: str, name: str, over: str = "step") -> tuple[np.ndarray, np.ndarray]:
-    """A metric of a phase over its steps or epochs, both float64 [number of records that have it]."""
-    points = [(line[over], line[name]) for line in self.records if line["phase"] == phase and name in line]
-    over_values, values = np.array(points, np.float64).reshape(-1, 2).T
+    """Returns a metric of a phase over its steps or epochs, both float64 [number of records that have it]."""
+    pairs = [(line[over], line[name]) for line in self.records if line["phase"] == phase and name in line]
+    over_values, values = np.array(pairs, np.float64).reshape(-1, 2).T
     return over_values, values
 
+  def search_series(self, target_gbops: float, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a metric search/TARGET/NAME of the bit selection over its steps, as `series`."""
+    return self.series("bit_selection", f"search/{format_target(target_gbops)}/{name}")
+
   def phase_of(self, stage: str, target_gbops: float) -> str:
-    """Name of the phase in which a budget goes through a stage of weight training."""
-    return stage if len(self.targets) == 1 else f"{stage}_{format_target(target_gbops)}"
+    """Returns the name of the phase in which a target goes through a stage of weight training."""
+    return name_for_target(stage, target_gbops, self.targets)
+
+  @functools.cached_property
+  def _bit_selection(self):
+    values, tolerance = self.results.get("bit_selection"), self.config["arch.target_tolerance"]
+    return None if values is None else BitSelection.from_json(values, self.layers, tolerance)
+
+  @functools.cached_property
+  def _meta_evaluation(self):
+    values = self.results.get("meta_evaluation")
+    return None if values is None else MetaEvaluation.from_json(values, self.layers, self.targets)
 
 
 def read(folder: pathlib.Path) -> SavedRun:
   """Reads a run's folder, whether the run is finished or still going.
 
   Raises:
-    UserError: this is no folder of a run, or one of its files is damaged; the sentence names the file.
+    UserError: this is not a folder of a run, or one of its files is damaged; the sentence names the file.
   """
   if not (folder / "config.json").exists():
     raise UserError(f"{folder} is no folder of a run: there is no config.json in it.")
@@ -69,81 +136,15 @@ def read(folder: pathlib.Path) -> SavedRun:
   results = {path.stem: _parse(path, _results) for path in sorted((folder / "checkpoints").glob("*.json"))}
   summary = folder / "report" / "summary.json"
   run = SavedRun(folder, config, layers, records, results, _parse(summary, _object) if summary.exists() else None)
-  for phase, read_results in (("bit_selection", pareto_points), ("meta_evaluation", uniform_points)):
-    try:
-      read_results(run)
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-      raise _unreadable(folder / "checkpoints" / f"{phase}.json", error) from error
+  parse_results(folder / "checkpoints" / "bit_selection.json", lambda: run.activation_stability)
+  parse_results(folder / "checkpoints" / "meta_evaluation.json", lambda: run.uniform_results)
   return run
 
 
-def pareto_points(run: SavedRun) -> list[dict[str, Any]]:
-  """What was selected for each target, as report.pareto_point; [] before the end of the bit selection.
-
-  "selected_top1", "stage_a_top1" and "final_top1" are None where they were not evaluated, or not yet.
-  """
-  points = []
-  for budget in run.results.get("bit_selection", {}).get("budgets", ()):
-    target = budget["target_gbops"]
-    from_meta_state = run.results.get("meta_evaluation", {}).get("selected_top1", {})
-    points.append(pareto_point(run.layers, budget | {
-        "selected_top1": from_meta_state.get(format_target(target)),
-        "stage_a_top1": run.results.get(run.phase_of("stage_a", target), {}).get("stage_a_top1"),
-        "final_top1": run.results.get(run.phase_of("stage_b", target), {}).get("final_top1"),
-    }, run.config["arch.target_tolerance"]))
-  return points
-
-
-def all_bits(run: SavedRun, point: Mapping[str, Any]) -> dict[str, int]:
-  """Activation bits of every quantised layer of a Pareto point, in network order."""
-  return {layer.name: point["selected"].get(layer.name, layer.candidate_bits[0]) for layer in run.layers}
-
-
-def uniform_points(run: SavedRun) -> list[tuple[int, float, float | None]]:
-  """(bits, GBOPs, top-1 in percent) with every searched layer at the same bits, straight from the meta-state.
-
-  Top-1 with batch-norm statistics re-estimated for those bits; None before it was evaluated.
-  """
-  evaluated = run.results.get("meta_evaluation", {}).get("meta_state_top1", {})
-  points = []
-  for index, bits in enumerate(run.candidate_bits):
-    top1 = float(evaluated[str(bits)]["reestimated"]) if evaluated else None
-    points.append((bits, gbops(run.layers, uniform_bits(run.layers, index)), top1))
-  return points
-
-
-def phase_states(run: SavedRun) -> dict[str, str]:
-  """{phase: "finished ...", "is under way ..." or "has not begun"}, in the order of the run.
-
-  Budgets whose weights a finished run did not train are left out.
-  """
-  names = ["pretraining", "bit_selection", "meta_evaluation"]
-  names += [run.phase_of(stage, target) for target in run.targets for stage in STAGES]
-  states = {}
-  for name in names:
-    lines = [line for line in run.records if line["phase"] == name]
-    if name in run.results:
-      states[name] = f"finished after {run.results[name]['seconds']:.0f} s"
-    elif lines:
-      section = next(phase for phase in TRAINING_PHASES if name.startswith(phase))
-      states[name] = f"is under way, epoch {lines[-1]['epoch']:.2f} of {run.config[f'{section}.epochs']}"
-    elif run.summary is None:
-      states[name] = "has not begun"
-  return states
-
-
 def _parse(path, read_text):
-  try:
-    return read_text(path.read_text())
-  except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-    raise _unreadable(path, error) from error
-
-
-def _unreadable(path, error):
-  if isinstance(error, FileNotFoundError):
-    return UserError(f"{path} is not there; the folder is of no run, or of one that has not begun.")
-  reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0].rstrip(".")
-  return UserError(f"{path} cannot be read ({reason}); it is damaged, or not written by a run.")
+  if not path.exists():
+    raise UserError(f"{path} is not there; the folder is of no run, or of one that has not begun.")
+  return parse_results(path, lambda: read_text(path.read_text()))
 
 
 def _object(text):
@@ -188,7 +189,7 @@ def _records(text):
       numbers = [value for name, value in record.items() if name != "phase"]
       if not isinstance(record["phase"], str) or "step" not in record or "epoch" not in record or not all(
           isinstance(value, (int, float)) for value in numbers):
-        raise ValueError("it is no record of a step")
+        raise ValueError("it is not a record of a step")
     except (KeyError, TypeError, ValueError) as error:
       raise ValueError(f"line {number}: {error}") from error
     records.append(record)

@@ -22,31 +22,31 @@ _ROW_INCHES = 0.17  # A layer's line: just above the height of its name.
 
 
 def new_figure(title: str, width: float, height: float) -> Figure:
-  """An empty figure of this size in inches; needs no display."""
+  """Returns an empty figure of this size in inches; needs no display."""
   figure = Figure(figsize=(width, height), layout="constrained")
   figure.suptitle(title)
   return figure
 
 
-def height_of(num_layers: int) -> float:
-  """Inches of a figure with one line for each layer, title and axis included."""
+def figure_height(num_layers: int) -> float:
+  """Returns the height in inches of a figure with one line for each layer, title and axis included."""
   return 1.6 + _ROW_INCHES * num_layers
 
 
-def list_layers(axes, names) -> None:
-  """Names from top to bottom as the ticks of the y axis, a line each."""
+def label_layers(axes, names) -> None:
+  """Writes names from top to bottom as the ticks of the y axis, a line each."""
   axes.set_yticks(range(len(names)), names, fontsize=7)
   axes.set_ylim(len(names) - 0.4, -0.6)
 
 
 def series_style(index: int) -> dict:
-  """Colour, line and marker of a series."""
+  """Returns colour, line and marker of a series."""
   return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)],
           "linestyle": LINE_STYLES[index % len(LINE_STYLES)], "markersize": 4.5, "linewidth": 1.3}
 
 
 def save(draw: Callable[[], Figure | None], path: pathlib.Path) -> bool:
-  """Draws a figure in the style of all and writes it as a PNG, whole or not at all; False if there is none to draw."""
+  """Draws a figure in the shared style and writes it atomically as a PNG; returns False if there is nothing to draw."""
   with matplotlib.rc_context(_STYLE):
     figure = draw()
     if figure is None:

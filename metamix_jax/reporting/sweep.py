@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
 import dataclasses
-import importlib.util
 import io
 import itertools
 import json
@@ -20,17 +19,16 @@ from matplotlib.figure import Figure
 import ml_collections
 
 from metamix_jax import config as config_rules
+from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
 from metamix_jax.records.files import write_text
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
+from metamix_jax.records.results import FULL_PRECISION_TOP1, TARGET_FIGURES
 from metamix_jax.reporting.style import new_figure, save, series_style
 
-# Columns of results.csv behind the grid's: of the run, then of the budget that the row is of. No times: they differ
+# Columns of results.csv behind the grid's: of the run, then of the target that the row is of. No times: they differ
 # from one start to the next.
-RUN_COLUMNS = ("full_precision_top1",)
-BUDGET_COLUMNS = (
-    "target_gbops", "selected_gbops", "argmax_gbops", "target_met", "average_activation_bits", "selected_top1",
-    "stage_a_top1", "final_top1")
+COLUMNS = (FULL_PRECISION_TOP1, *TARGET_FIGURES)
 # Fields that make no series of their own in the plot: repetitions, and the axis itself.
 _WITHIN_SERIES = ("seed", "arch.target_gbops")
 _POLL_SECONDS = 0.5
@@ -53,18 +51,18 @@ class SweepRun:
   arguments: tuple[str, ...]
 
   def summary(self) -> dict[str, Any] | None:
-    """DIR/report/summary.json; None where the run is not finished, or was made with another config."""
+    """Reads DIR/report/summary.json; None if the run is not finished, or has another config or older keys."""
     path = self.folder / "report" / "summary.json"
     try:
       summary = json.loads(path.read_text())
     except (OSError, ValueError):
       return None
     expected = json.loads(json.dumps(config_rules.flatten(self.config)))
-    return summary if summary.get("config") == expected else None
+    return summary if summary.get("config") == expected and "targets" in summary else None
 
 
 def plan(sweep: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[SweepRun]:
-  """The runs of a sweep, in the order of its grid: fields in alphabetical order, the last one changing fastest.
+  """Plans the runs of a sweep, in the order of its grid: fields in alphabetical order, the last one changing fastest.
 
   Args:
     sweep: "base", the path of a config file, :ARGUMENT behind it where it takes one, or a tuple of them; "grid" and
@@ -82,8 +80,8 @@ def plan(sweep: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[SweepR
   fixed = {name: value for name, value in _fields(sweep.get("fixed", {})) if value is not None}
   grid = dict(_fields(sweep.grid))
   for name, values in grid.items():
-    if not isinstance(values, tuple) or not values or None in values:
-      raise UserError(f"sweep.grid.{name} is {values!r}; it must be a tuple of values, none of them None.")
+    if not isinstance(values, tuple) or not values:
+      raise UserError(f"sweep.grid.{name} is {values!r}; it must be a tuple of values.")
   runs = {}
   for base, *combination in itertools.product(bases, *grid.values()):
     values = dict(zip(grid, combination, strict=True))
@@ -99,7 +97,7 @@ def plan(sweep: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[SweepR
 
 
 def execute(
-    runs: Sequence[SweepRun], workdir: pathlib.Path, run: Callable[[SweepRun], int], stop_request: StopRequest,
+    runs: Sequence[SweepRun], workdir: pathlib.Path, launch: Callable[[SweepRun], int], stop_request: StopRequest,
     report_progress: Callable[[str], None]
 ) -> None:
   """Runs what is not finished, one after another, and writes the results after each.
@@ -109,7 +107,7 @@ def execute(
   Args:
     runs: of `plan`.
     workdir: DIR of the sweep.
-    run: does one and returns its exit status: 0, or EXIT_INTERRUPTED where the same call will continue it.
+    launch: does one run and returns its exit status: 0, or EXIT_INTERRUPTED where the same call will continue it.
     stop_request: asked before and after each run.
     report_progress: gets a line before each.
 
@@ -117,32 +115,32 @@ def execute(
     Interrupted: the sweep was asked to stop, or a run was.
     UserError: runs failed; the sentence names them.
   """
-  left, failed, seconds = [one for one in runs if one.summary() is None], [], []
+  left, failed, seconds = [run for run in runs if run.summary() is None], [], []
   write_results(runs, workdir)
-  for number, one in enumerate(left):
+  for number, run in enumerate(left):
     if stop_request.requested:
-      raise Interrupted(f"stopped before {one.folder.name}")
-    line = f"sweep: run {len(runs) - len(left) + number + 1} of {len(runs)}, {one.folder.name}"
+      raise Interrupted(f"stopped before {run.folder.name}")
+    line = f"sweep: run {len(runs) - len(left) + number + 1} of {len(runs)}, {run.folder.name}"
     if seconds:
       minutes_left = statistics.mean(seconds) * (len(left) - number) / 60
       line += f", about {minutes_left // 60:.0f}:{minutes_left % 60:02.0f} h left"
     report_progress(line)
     start = time.monotonic()
-    status = run(one)
+    status = launch(run)
     if status == 0:
       seconds.append(time.monotonic() - start)
       write_results(runs, workdir)
     elif stop_request.requested or status == EXIT_INTERRUPTED:
-      raise Interrupted(f"stopped in {one.folder.name}")
+      raise Interrupted(f"stopped in {run.folder.name}")
     else:
-      failed.append(f"{one.folder.name} (status {status})")
+      failed.append(f"{run.folder.name} (status {status})")
   if failed:
     raise UserError(
         f"{len(failed)} of {len(runs)} runs failed, {', '.join(failed)}; the same command tries them again.")
 
 
 def run_in_process(run: SweepRun, stop_request: StopRequest) -> int:
-  """A run in a process of its own, which is told when the sweep is asked to stop; its exit status."""
+  """Runs in a process of its own, tells it when the sweep is asked to stop, and returns its exit status."""
   process, told = subprocess.Popen([sys.executable, *run.arguments]), False
   while True:
     try:
@@ -154,10 +152,10 @@ def run_in_process(run: SweepRun, stop_request: StopRequest) -> int:
 
 
 def write_results(runs: Sequence[SweepRun], workdir: pathlib.Path) -> None:
-  """DIR/results.csv, a row for each budget of each finished run, and DIR/accuracy_against_cost.png; whole."""
+  """Writes DIR/results.csv, a row for each target of each finished run, and DIR/accuracy_against_cost.png, atomically."""
   rows = list(_rows(runs))
   text = io.StringIO()
-  writer = csv.DictWriter(text, [*runs[0].values, *RUN_COLUMNS, *BUDGET_COLUMNS], lineterminator="\n")
+  writer = csv.DictWriter(text, [*runs[0].values, *COLUMNS], lineterminator="\n")
   writer.writeheader()
   writer.writerows(rows)
   write_text(workdir / "results.csv", text.getvalue())
@@ -165,7 +163,7 @@ def write_results(runs: Sequence[SweepRun], workdir: pathlib.Path) -> None:
 
 
 def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], grid: Sequence[str]) -> Figure | None:
-  """Top-1 over GBOPs of all rows of a results.csv; lines join the means over the seeds. None where there are no rows.
+  """Draws top-1 over GBOPs of all rows of a results.csv; lines join the means over the seeds. None where there are no rows.
 
   Args:
     rows: by column.
@@ -178,17 +176,17 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], grid: Sequence[str]
   series = {}
   for row in rows:
     label = ", ".join(f"{name} {row[name]}" for name in grid if name not in _WITHIN_SERIES)
-    for column, title in (("final_top1", "final"), ("selected_top1", "from the meta-state")):
+    for column, title in (("final_top1", "final"), ("meta_state_top1", "from the meta-state")):
       if row[column] is not None:
         series.setdefault(f"{label}, {title}".removeprefix(", "), []).append(
-            (row["target_gbops"], row["selected_gbops"], row[column]))
-  for index, (label, points) in enumerate(sorted(series.items())):
+            (row["target_gbops"], row["gbops"], row[column]))
+  for index, (label, reached) in enumerate(sorted(series.items())):
     style = series_style(index)
-    targets = sorted({target for target, _, _ in points})
-    means = [[statistics.mean(point[part] for point in points if point[0] == target) for part in (1, 2)]
+    targets = sorted({target for target, _, _ in reached})
+    means = [[statistics.mean(row[part] for row in reached if row[0] == target) for part in (1, 2)]
              for target in targets]
-    axes.plot(*zip(*means), color=style["color"], linestyle=style["linestyle"], linewidth=1.3)
-    axes.plot([cost for _, cost, _ in points], [top1 for _, _, top1 in points], style["marker"], color=style["color"],
+    axes.plot(*zip(*means, strict=True), color=style["color"], linestyle=style["linestyle"], linewidth=1.3)
+    axes.plot([cost for _, cost, _ in reached], [top1 for _, _, top1 in reached], style["marker"], color=style["color"],
               markerfacecolor="none", label=label)
   axes.set(xlabel="cost of one image [GBOPs]", ylabel="top-1 on the evaluation split [%]")
   axes.margins(x=0.08, y=0.12)
@@ -198,12 +196,12 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], grid: Sequence[str]
 
 
 def _rows(runs: Sequence[SweepRun]) -> Iterator[dict[str, Any]]:
-  """{column: value} of each budget of each finished run."""
+  """Yields {column: value} of each target of each finished run."""
   for run in runs:
     summary = run.summary()
-    for point in summary["pareto"]["budgets"] if summary else ():
-      yield {**run.values, **{name: summary[name] for name in RUN_COLUMNS},
-             **{name: point[name] for name in BUDGET_COLUMNS}}
+    for target in summary["targets"] if summary else ():
+      figures = {FULL_PRECISION_TOP1: summary[FULL_PRECISION_TOP1]} | target
+      yield {**run.values, **{name: figures[name] for name in COLUMNS}}
 
 
 def _fields(section, prefix=""):
@@ -218,13 +216,7 @@ def _fields(section, prefix=""):
 def _config(base, overrides):
   """The config of a file with some values replaced, checked."""
   path, _, argument = base.partition(":")
-  try:
-    spec = importlib.util.spec_from_file_location("base_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(*[argument] if argument else [])
-  except (OSError, AttributeError, TypeError) as error:
-    raise UserError(f"sweep.base is {base!r}, which is no config file that can be loaded ({error}).") from error
+  config = load_config(path, argument or None)
   try:
     config.update_from_flattened_dict(overrides)
   except (KeyError, AttributeError, TypeError) as error:

@@ -1,126 +1,108 @@
-"""What a run works on: a checked config, its data set, its network, and the steps mapped over the devices."""
+"""The context of a run: a checked config, its data, its networks, its optimisers, the steps mapped over the devices."""
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import functools
 import logging
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import ml_collections
 import numpy as np
+import optax
 
 from metamix_jax import config as config_rules
 from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import attainable_range
 from metamix_jax.models import create_network, pretrained
-from metamix_jax.nn.scheme import Placement, QuantizationScheme
+from metamix_jax.models.network import Network
+from metamix_jax.nn.scheme import LSQ, Placement, QuantizationScheme, Quantizer
 from metamix_jax.nn.tracing import check_evaluation, check_training, trace_network
 from metamix_jax.records import names, selected_bits
 from metamix_jax.training import parallel
-from metamix_jax.training.optimizers import weight_optimizer
-from metamix_jax.training.state import Network
+from metamix_jax.training.optimizers import arch_optimizer, weight_optimizer
 from metamix_jax.training.steps import AXIS
 
-HostBatches = Iterator[dict[str, np.ndarray]]
+MakeOptimizer: TypeAlias = Callable[[optax.ScalarOrSchedule], optax.GradientTransformation]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingContext:
-  """What every phase needs and none changes.
+  """What every phase needs and none changes; dataclasses.replace puts a fork's own part in the place of one of ours.
 
   Attributes:
     config: a validated config.
+    data: the training and evaluation batches: a data.DataSource, or an object like it.
     network: the network to train.
     teacher_network: a teacher of its own, or None.
-    num_classes: of the data set.
-    image_shape: (H, W, C).
-    steps_per_epoch: full training batches in one epoch.
-    train_epoch: (epoch number, first batch) -> its batches, uint8 images and int32 labels, of this process.
-    evaluation_batches: the evaluation split, padded and masked.
-    num_evaluation_batches: how many these are.
-    skipped_records: records that could not be decoded; None where such a record is an error.
     programs: the steps, mapped over devices.
+    weight_optimizer: (learning rate or schedule) -> Optax transformation of weights and step sizes.
+    arch_optimizer: (learning rate or schedule) -> Optax transformation of alpha.
   """
 
   config: ml_collections.ConfigDict
+  data: Any
   network: Network
   teacher_network: Network | None
-  num_classes: int
-  image_shape: tuple[int, int, int]
-  steps_per_epoch: int
-  train_epoch: Callable[..., HostBatches]
-  evaluation_batches: Callable[[], HostBatches]
-  num_evaluation_batches: int
-  skipped_records: Any
   programs: parallel.Programs
+  weight_optimizer: MakeOptimizer
+  arch_optimizer: MakeOptimizer
 
-  def place(self, batches: HostBatches) -> Iterator[dict[str, jax.Array]]:
-    """Batches on the devices of this process, with a leading device axis, two ahead of their use."""
+  def place(self, batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
+    """Returns batches on the devices of this process, with a leading device axis, a few ahead of their use."""
     return parallel.place_batches(batches, self.programs.devices)
 
-  def replicate(self, state):
-    """A state placed as the programs return it."""
+  def replicate(self, state: Any) -> Any:
+    """Returns a state placed as the programs return it."""
     return parallel.replicate(state, self.programs.devices)
 
-  def optimizer(self, learning_rate):
-    """The weight-side optimiser of this config."""
-    return weight_optimizer(
-        learning_rate, conv_l2=self.config.optimizer.conv_l2,
-        max_gradient_norm=self.config.optimizer.max_gradient_norm)
 
-
-def prepare(config: ml_collections.ConfigDict) -> TrainingContext:
+def prepare(config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ) -> TrainingContext:
   """Checks a config and builds what the phases need; compiles nothing.
 
+  Args:
+    config: a config.
+    quantizer: the functions that quantise.
+
   Raises:
-    UserError: one sentence naming what is wrong with the config.
+    UserError: one sentence naming what is wrong with the config or its data.
   """
   config_rules.validate(config)
   for name in ("batch_size", "evaluation_batch_size"):
     config_rules.check_batch_size(name, config[name], jax.device_count())
   _check_networks(config)  # A wrong name is found before TensorFlow is loaded.
 
-  from metamix_jax import data  # pylint: disable=g-import-not-at-top  Loads TensorFlow: seconds.
-  dataset = data.open_dataset(config.data.name, config.data.data_dir)
-  info = data.dataset_info(
-      dataset, train_split=config.data.train_split, evaluation_split=config.data.evaluation_split)
-  config_rules.check_batch_size("batch_size", config.batch_size, jax.device_count(), info.num_train)
-  for name in ("mean", "deviation"):
-    if len(config.data[name]) != info.channels:
-      raise UserError(f"config.data.{name} is {config.data[name]}; the images have {info.channels} channels.")
-  image_shape = (config.data.image_size, config.data.image_size, info.channels)
-  network, teacher = build_networks(config, info.num_classes, info.channels)
+  from metamix_jax import data  # Here, because TensorFlow takes seconds to load.
+  source = data.open_source(config, jax.process_index(), jax.process_count())
+  config_rules.check_batch_size("batch_size", config.batch_size, jax.device_count(), source.info.num_train)
+  channels = source.image_shape[-1]
+  for name in ("mean", "std"):
+    if len(config.data[name]) != channels:
+      raise UserError(f"config.data.{name} is {config.data[name]}; the images have {channels} channels.")
+  network, teacher = build_networks(config, source.num_classes, channels, quantizer)
   for target in names.targets(config):
     config_rules.check_target(target, attainable_range(network.layers))
   if config.bits_from is not None:
     selected_bits.read_selected_bits(config.bits_from, network.layers)
-
-  skipped = data.SkippedRecords() if config.data.corrupt_records == "skip" else None
-  augmentation = _augmentation(config.data)
-
-  def reading(batch_size):
-    return data.Reading(
-        batch_size // jax.process_count(), config.data.image_size, jax.process_index(), jax.process_count(),
-        config.data.num_threads, skipped)
-
-  def train_epoch(epoch, first_batch=0):
-    return data.train_epoch(
-        dataset, config.data.train_split, reading(config.batch_size), augmentation, seed=config.seed, epoch=epoch,
-        shuffle_buffer=config.data.shuffle_buffer, first_batch=first_batch)
-
-  def evaluation_batches():
-    return data.evaluation_batches(
-        dataset, config.data.evaluation_split, reading(config.evaluation_batch_size),
-        short_side=config.data.evaluation_short_side)
-
   return TrainingContext(
-      config, network, teacher, info.num_classes, image_shape, info.num_train // config.batch_size, train_epoch,
-      evaluation_batches, -(-info.num_evaluation // config.evaluation_batch_size), skipped, parallel.make_programs())
+      config, source, network, teacher, parallel.make_programs(), make_weight_optimizer(config),
+      make_arch_optimizer(config))
+
+
+def make_weight_optimizer(config: ml_collections.ConfigDict) -> MakeOptimizer:
+  """Returns a function that makes a config's weight-side optimiser from a learning rate or a schedule."""
+  return functools.partial(weight_optimizer, **config.optimizer)
+
+
+def make_arch_optimizer(config: ml_collections.ConfigDict) -> MakeOptimizer:
+  """Returns a function that makes a config's optimiser of alpha from a learning rate or a schedule."""
+  arch = config.arch
+  return functools.partial(arch_optimizer, beta1=arch.beta1, beta2=arch.beta2, epsilon=arch.epsilon, l2=arch.l2)
 
 
 def build_networks(
-    config: ml_collections.ConfigDict, num_classes: int, channels: int
+    config: ml_collections.ConfigDict, num_classes: int, channels: int, quantizer: Quantizer = LSQ
 ) -> tuple[Network, Network | None]:
   """The network to train and, where the config names one of its own, the teacher's.
 
@@ -128,11 +110,12 @@ def build_networks(
     config: a validated config.
     num_classes: outputs.
     channels: of the images.
+    quantizer: the functions that quantise.
 
   Raises:
-    UserError: one sentence naming what is wrong with a network's name or options.
+    UserError: one sentence naming what is wrong with a network's name or options, or with the network.
   """
-  scheme = _quantization_scheme(config)
+  scheme = _quantization_scheme(config, quantizer)
   module = create_network(config.network.name, num_classes, scheme, config.network.options.to_dict())
   image_shape = (config.data.image_size, config.data.image_size, channels)
   traced = trace_network(module, image_shape)
@@ -146,7 +129,7 @@ def build_networks(
         "In full precision, and not counted in GBOPs: %s (parameters outside of QuantConv and QuantDense).",
         ", ".join(traced.uncounted))
   network = Network(
-      module, traced.layers, config.data.mean, config.data.deviation, config.quantization.step_size_floor,
+      module, traced.layers, config.data.mean, config.data.std, config.quantization.step_size_floor,
       config.compute_dtype)
   if config.teacher.name in (STUDENT, LABELS):
     return network, None
@@ -162,22 +145,14 @@ def networks_without_data(config: ml_collections.ConfigDict) -> tuple[Network, N
     UserError: one sentence naming what is wrong with the config.
   """
   config_rules.validate(config)
-  from metamix_jax import data  # pylint: disable=g-import-not-at-top  Loads TensorFlow: seconds.
+  from metamix_jax import data  # Here, because TensorFlow takes seconds to load.
   return build_networks(config, *data.classes_and_channels(config.data.name, config.data.data_dir))
 
 
-def _augmentation(section):
-  """What a config's data section says of training images."""
-  from metamix_jax import data  # pylint: disable=g-import-not-at-top  Loads TensorFlow: seconds.
-  if section.augmentation == config_rules.RANDOM_RESIZED_CROP:
-    return data.RandomResizedCrop(section.crop_area, section.crop_aspect, section.flip_probability)
-  return data.Shift(section.max_shift, section.flip_probability)
-
-
-def _quantization_scheme(config):
+def _quantization_scheme(config, quantizer=LSQ):
   section = config.quantization
   placement = Placement(AXIS, config.network.synchronized_batch_norm, section.depthwise)
-  return QuantizationScheme(section.candidate_bits, section.weight_bits, section.fixed_bits, placement)
+  return QuantizationScheme(section.candidate_bits, section.weight_bits, section.fixed_bits, placement, quantizer)
 
 
 def _check_networks(config):

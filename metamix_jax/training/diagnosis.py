@@ -35,16 +35,15 @@ def first_not_finite(meta: MetaState, batch: dict) -> str:
         flags.append(jnp.isfinite(y).all())
       return y
 
-    variables = {"params": meta.weights, "batch_stats": meta.batch_stats}
     with nn.intercept_methods(record):
-      meta.network.module.apply(
-          variables, meta.network.normalize(images), train=True, mutable=["batch_stats"],
-          rngs={"dropout": jax.random.key(0)})
+      # In full precision: what overflows there overflows at every bit-width; what does not is left to the gradient.
+      meta.network.apply(
+          {"params": meta.weights, "batch_stats": meta.batch_stats}, images, train=True, mutable=["batch_stats"],
+          dropout_key=jax.random.key(0), dtype="float32")
     return flags
 
-  # In full precision: what overflows there overflows at every bit-width; what does not is left to the gradient.
   flags = jax.jit(jax.vmap(finite_outputs, axis_name=AXIS))(jax.device_get(batch["image"]))
-  for name, flag in zip(names, flags):
+  for name, flag in zip(names, flags, strict=True):
     if not np.all(flag):
       return f"in the output of layer {name}"
   return "in the gradient or the targets: every layer's output is finite"

@@ -1,16 +1,17 @@
-"""The loop that all training phases share: where it continues, when it saves, when it stops."""
+"""The loop that all training phases share: where it continues, when it records, evaluates, saves and stops."""
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import logging
 import pathlib
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
 from metamix_jax.errors import UserError
 from metamix_jax.records.checkpoints import StepCheckpoints
+from metamix_jax.records.clock import Clock
 from metamix_jax.records.interruption import Interrupted, StopRequest
 from metamix_jax.records.metrics_file import MetricsFile
 from metamix_jax.records.names import TRAINING_PHASES, format_target
@@ -22,192 +23,186 @@ from metamix_jax.training.recorder import Recorder
 
 logger = logging.getLogger("metamix_jax")
 
+# {"meta": MetaState}, and {"arch": ArchState} in the bit selection.
+State: TypeAlias = dict[str, Any]
+Batch: TypeAlias = dict[str, jax.Array]
+Metrics: TypeAlias = dict[str, jax.Array]
 
-@dataclasses.dataclass
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+  """What distinguishes one training phase from another.
+
+  Attributes:
+    name: of its log lines, records and checkpoints, such as "stage_a_0.025".
+    section: of the config that has its epochs: one of TRAINING_PHASES.
+    learning_rates: for the records, by name, from the number of steps before.
+    bits: of each searched layer where the phase trains one assignment; None: every candidate is in use.
+  """
+
+  name: str
+  section: str
+  learning_rates: Callable[[int], Mapping[str, Any]] = lambda step: {}
+  bits: Mapping[str, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Saving:
   """Where the phases of a run save their steps, and what may stop them.
 
   Attributes:
     folder: DIR/checkpoints.
     stop_request: asked after every step.
-    metrics: where steps are recorded; None: nowhere, or another process does.
-    earlier_seconds: of each phase that was continued, up to the step where it was.
-    best: {"step", "top1"} of each phase whose steps were evaluated.
+    metrics: the file in which steps are recorded; None: this process records nothing.
   """
 
   folder: pathlib.Path
   stop_request: StopRequest
   metrics: MetricsFile | None = None
-  earlier_seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-  best: dict[str, dict] = dataclasses.field(default_factory=dict)
 
 
-class Loop:
-  """One training phase, step by step.
+def train(
+    context: TrainingContext, phase: Phase, state: State, add_targets: Callable[[Batch], Batch],
+    step_function: Callable[[State, int, Batch], tuple[State, Metrics]], *,
+    evaluate: Callable[[State], float] | None = None, saving: Saving | None = None, clock: Clock | None = None,
+) -> tuple[State, dict[str, float] | None]:
+  """Runs a training phase from its start, or from its newest checkpoint, to its end.
 
-  Usage: state = loop.start(state); for epoch, batch in loop.batches(): ...; loop.after_step(state, metrics);
-  then loop.finish().
+  After each step, in this order: print, record, evaluate, save, stop. A line is recorded before the checkpoint of its
+  step is begun, so no line up to a checkpoint is ever missing.
 
-  Attributes:
-    context: the context.
-    phase: name of the phase.
-    num_steps: of the whole phase.
-    progress: prints its lines.
+  Args:
+    context: the run's.
+    phase: what is trained.
+    state: what the phase starts from; not to be used again.
+    add_targets: adds the targets to a batch (M9).
+    step_function: (state, epoch of the phase, batch with targets) -> (state, scalar metrics).
+    evaluate: top-1 of a state in percent, asked for every config.evaluate_every_epochs epochs; None: never.
+    saving: where steps are saved and recorded; None: nowhere.
+    clock: of the phase; None: a new one.
+
+  Returns:
+    The state after the last step, and {"step", "top1"} of the best step that was evaluated, or None.
+
+  Raises:
+    Interrupted: the run was asked to stop, and the state is saved.
+    UserError: a loss or gradient was not finite (the sentence names phase, step and layer), a record cannot be decoded,
+      or the state cannot be saved.
   """
+  clock = clock or Clock()
+  num_steps = context.config[phase.section].epochs * context.data.steps_per_epoch
+  first_step, checkpoints, recorder = 0, None, None
+  if saving is not None:
+    checkpoints = StepCheckpoints(
+        saving.folder / "steps" / phase.name, phase.name, clock, max_to_keep=context.config.checkpoints.max_to_keep)
+    state, first_step = checkpoints.restore(state)
+    if saving.metrics is not None:
+      recorder = Recorder(saving.metrics, context, phase.name, phase.learning_rates, phase.bits, clock)
+      recorder.start(first_step)
+  state = context.replicate(state)
+  in_flight, metric_names, devices_idle = StepsInFlight(), None, False
+  progress = Progress(
+      phase.name, num_steps, context.config.batch_size, context.config.log_every_seconds, clock, first_step)
+  try:
+    for step, epoch, batch in _batches(context, phase, first_step, num_steps):
+      step_began = clock.seconds
+      batch = clock.measure("targets", add_targets, batch) if devices_idle else add_targets(batch)
+      state, metrics = step_function(state, epoch, batch)
+      in_flight.add(metrics)
+      compiled = metrics.keys() != metric_names
+      if compiled:
+        jax.block_until_ready(metrics)
+        clock.leave_out(step_began)
+        metric_names = metrics.keys()
+      else:
+        clock.count_step()
 
-  def __init__(
-      self, context: TrainingContext, section: str, saving: Saving | None, evaluate: Callable[[Any], float] | None = None,
-      phase: str | None = None, learning_rates: Callable[[int], Mapping[str, Any]] = lambda step: {},
-      candidates: Mapping[str, int] | None = None,
-  ):
-    """A phase at its start.
+      devices_idle = progress.after_step(metrics, compiled)
+      recorded = saving is not None and _is_due(context.config.metrics.every_steps, step, num_steps)
+      # Looking at a state waits for its step. Several processes must look at the same steps, and print by their own clocks.
+      if recorded or devices_idle and jax.process_count() == 1:
+        _check_finite(context, phase, state)
+      if recorder is not None:
+        recorder.after_step(step, metrics)
+        if recorded:
+          recorder.record(step, state, metrics)
 
-    Args:
-      context: the context.
-      section: of the config, one of TRAINING_PHASES.
-      saving: where the steps are saved and recorded; None: nowhere.
-      evaluate: the state's top-1 in percent, asked for every config.evaluate_every_epochs epochs; None: never.
-      phase: name of the phase; None: that of the section.
-      learning_rates: for the records, by name, from the number of steps before.
-      candidates: index of each searched layer's candidate, where there is one.
-    """
-    config, phase = context.config, phase or section
-    self.context, self.phase, self._section, self._evaluate = context, phase, section, evaluate
-    self.num_steps = config[section].epochs * context.steps_per_epoch
-    self.progress, self._in_flight = None, StepsInFlight()
-    self._saving, self._step, self._checkpoints, self._recorder = saving, 0, None, None
-    if saving is not None:
-      if saving.metrics is not None:
-        self._recorder = Recorder(saving.metrics, context, phase, learning_rates, candidates)
-      self._checkpoints = StepCheckpoints(
-          saving.folder / "steps" / phase, phase, every_steps=config.checkpoints.every_steps,
-          max_to_keep=config.checkpoints.max_to_keep)
-
-  def start(self, state: Any) -> Any:
-    """The state to begin with, placed on the devices: the newest saved one, or `state`."""
-    if self._checkpoints is not None:
-      state = self._checkpoints.restore(state)
-      self._step = self._checkpoints.last_step
-      self._saving.earlier_seconds[self.phase] = self._checkpoints.earlier_seconds
-    if self._recorder is not None:
-      self._recorder.start(self._step, self._checkpoints.earlier_seconds)
-    self.progress = Progress(
-        self.phase, self.num_steps, self.context.config.batch_size, self.context.config.log_every_seconds, self._step)
-    return self.context.replicate(state)
-
-  def batches(self) -> Iterator[tuple[int, dict[str, jax.Array]]]:
-    """Epoch of this phase and batch, from the step on at which the loop continues."""
-    try:
-      while self._step < self.num_steps:
-        epoch, first_batch = divmod(self._step, self.context.steps_per_epoch)
-        for batch in self.context.place(self.context.train_epoch(self._first_epoch() + epoch, first_batch)):
-          yield epoch, batch
-    finally:  # At the end, and where a record cannot be decoded.
-      self.progress.close()
-
-  def after_step(self, state: dict[str, Any], metrics: dict[str, jax.Array]) -> None:
-    """Counts a step, prints and saves where that is due.
-
-    Args:
-      state: {"meta": MetaState} and perhaps {"arch": ArchState}.
-      metrics: of the step.
-
-    Raises:
-      Interrupted: the run was asked to stop, and the state is saved.
-      ValueError: a loss or gradient was not finite (the sentence names phase, step and layer), or the state cannot be
-        saved.
-    """
-    try:
-      self._after_step(state, metrics)
-    except Exception:
-      self.progress.close()
-      raise
-
-  def _after_step(self, state, metrics):
-    self._step += 1
-    self._in_flight.add(metrics)
-    printed = self.progress.after_step(metrics)
-    recorded = self._record_due()
-    if printed or recorded:  # Only here, and where an evaluation or a save is due, does the host wait for this step.
-      self._check_finite(state)
-    self._record(recorded, state, metrics)
-    top1 = self._evaluated(state)
-    stop = self._asked_to_stop()
-    if self._checkpoints is not None and (
-        self._step % self._checkpoints.every_steps == 0 or stop or top1 is not None):
-      self._check_finite(state)
-      self._record_top1(top1)  # Before the save: no line up to a checkpoint is ever missing.
-      self._checkpoints.save(self._step, state, top1)
-    if stop:
-      self._checkpoints.wait()
-      self._checkpoints.close()
-      raise Interrupted(f"stopped after step {self._step}/{self.num_steps} of {self.phase}")
-
-  def finish(self) -> None:
-    """Returns when everything is computed and saved."""
-    self._in_flight.wait()
-    if self._checkpoints is not None:
-      self._checkpoints.wait()
-      self._checkpoints.close()
-      if self._checkpoints.best:
-        self._saving.best[self.phase] = self._checkpoints.best
-
-  def _evaluated(self, state):
-    """Top-1 in percent where an evaluation is due, else None. Before the step is saved, so that none is missed."""
-    epochs, rest = divmod(self._step, self.context.steps_per_epoch)
-    every = self.context.config.evaluate_every_epochs
-    if self._evaluate is None or rest or not every or epochs % every:
-      return None
-    top1 = self._evaluate(state)
-    logger.info("%s: top-1 %.2f after epoch %d", self.phase, top1, epochs)
-    return top1
-
-  def _record_due(self):
-    """Whether this step is recorded; the same in all processes."""
-    every = self.context.config.metrics.every_steps
-    return self._saving is not None and every and (self._step % every == 0 or self._step == self.num_steps)
-
-  def _record(self, due, state, metrics):
-    if self._recorder is None:
-      return
-    self._recorder.after_step(self._step, metrics)
-    if self.progress.compiled:
-      self._recorder.skip_rate(self._step)
-    if due:
-      self._recorder.record(self._step, state, metrics)
-
-  def _record_top1(self, top1):
-    if self._recorder is not None and top1 is not None:
-      self._recorder.record_top1(self._step, top1)
-      self._recorder.skip_rate(self._step)
-
-  def _asked_to_stop(self):
-    if self._saving is None:
-      return False
-    if jax.distributed.is_initialized():  # All processes are then told of the same step.
-      return self._checkpoints.reached_preemption(self._step)
-    return self._saving.stop_request.requested
-
-  def _check_finite(self, state):
-    """Raises UserError if an update was held back because its loss or gradient was not finite."""
-    for name, part in state.items():
-      bad_steps = np.ravel(part.bad_step)  # One for each budget of an architecture state.
-      if bad_steps.any():
-        bad_step = int(bad_steps[bad_steps > 0].min())
-        epoch, first_batch = divmod(bad_step - 1, self.context.steps_per_epoch)
-        batch = next(self.context.place(self.context.train_epoch(self._first_epoch() + epoch, first_batch)))
-        raise UserError(
-            f"{self.phase}, step {bad_step}: the {_loss_of(name, part)} loss or its gradient"
-            f" is not finite, first {diagnosis.first_not_finite(state['meta'], batch)}; nothing after step"
-            f" {bad_step - 1} was kept; lower config.{self._section}.learning_rate or look at the data.")
-
-  def _first_epoch(self):
-    earlier = TRAINING_PHASES[:TRAINING_PHASES.index(self._section)]
-    return sum(self.context.config[section].epochs for section in earlier)
+      top1 = None
+      if evaluate is not None and _evaluation_is_due(context, step):
+        in_flight.wait()
+        with clock.paused():
+          top1 = evaluate(state)
+        logger.info("%s: top-1 %.2f after epoch %d", phase.name, top1, epoch + 1)
+      if checkpoints is None:
+        continue
+      stop = _asked_to_stop(saving, checkpoints, step)
+      if step % context.config.checkpoints.every_steps == 0 or stop or top1 is not None:
+        _check_finite(context, phase, state)
+        if recorder is not None and top1 is not None:
+          recorder.record_top1(step, top1)
+        in_flight.wait()
+        with clock.paused():
+          checkpoints.save(step, state, top1)
+      if stop:
+        checkpoints.close()
+        raise Interrupted(f"stopped after step {step}/{num_steps} of {phase.name}")
+  finally:
+    progress.close()
+  in_flight.wait()
+  if checkpoints is None:
+    return state, None
+  checkpoints.close()
+  return state, checkpoints.best
 
 
-def _loss_of(name, state):
-  """Words for the loss that a state is trained on; for an architecture state with the targets whose loss is bad."""
+def _batches(context, phase, first_step, num_steps) -> Iterator[tuple[int, int, Batch]]:
+  """(number of the step from 1, epoch of the phase, batch on the devices), from the step after `first_step` on."""
+  step = first_step
+  while step < num_steps:
+    epoch, first_batch = divmod(step, context.data.steps_per_epoch)
+    for batch in context.place(context.data.train_epoch(_first_epoch(context, phase) + epoch, first_batch)):
+      step += 1
+      yield step, epoch, batch
+
+
+def _first_epoch(context, phase):
+  """Number of the phase's first epoch. Epochs are numbered through the run, so every phase has its own orders."""
+  earlier = TRAINING_PHASES[:TRAINING_PHASES.index(phase.section)]
+  return sum(context.config[section].epochs for section in earlier)
+
+
+def _is_due(every, step, num_steps):
+  return every > 0 and (step % every == 0 or step == num_steps)
+
+
+def _evaluation_is_due(context, step):
+  epochs, rest = divmod(step, context.data.steps_per_epoch)
+  every = context.config.evaluate_every_epochs
+  return rest == 0 and every > 0 and epochs % every == 0
+
+
+def _asked_to_stop(saving, checkpoints, step):
+  if jax.distributed.is_initialized():  # All processes are then told of the same step.
+    return checkpoints.reached_preemption(step)
+  return saving.stop_request.requested
+
+
+def _check_finite(context, phase, state):
+  """Raises UserError if an update was held back because its loss or gradient was not finite."""
+  for name, part in state.items():
+    bad_steps = np.ravel(part.bad_step)  # One for each target of an architecture state.
+    if not bad_steps.any():
+      continue
+    bad_step = int(bad_steps[bad_steps > 0].min())
+    _, _, batch = next(_batches(context, phase, bad_step - 1, bad_step))
+    raise UserError(
+        f"{phase.name}, step {bad_step}: the {_name_loss(name, part)} loss or its gradient"
+        f" is not finite, first {diagnosis.first_not_finite(state['meta'], batch)}; nothing after step"
+        f" {bad_step - 1} was kept; lower config.{phase.section}.learning_rate or look at the data.")
+
+
+def _name_loss(name, state):
+  """The loss that a state is trained on; for an architecture state with the targets whose loss is not finite."""
   if name != "arch":
     return "training"
   bad_targets = np.asarray(state.target_gbops)[np.asarray(state.bad_step) > 0]

@@ -4,6 +4,8 @@ Weight side: clip by global norm over everything, then by label: convolution ker
 gradient, not decoupled [C]), everything else does not. Architecture side: Adam with L2 on alpha [C].
 """
 
+import functools
+
 from flax import traverse_util
 import optax
 
@@ -46,19 +48,24 @@ def weight_labels(trainable) -> dict:
 
 
 def weight_optimizer(
-    learning_rate: optax.ScalarOrSchedule, *, conv_l2: float, max_gradient_norm: float
+    learning_rate: optax.ScalarOrSchedule, *, beta1: float, beta2: float, epsilon: float, conv_l2: float,
+    max_gradient_norm: float,
 ) -> optax.GradientTransformation:
   """Adam for weights, step sizes and batch norm [C], on {"weights": ..., "step_sizes": ...}.
 
   Args:
     learning_rate: a number or a schedule of the step.
+    beta1: decay of Adam's first moment.
+    beta2: decay of Adam's second moment.
+    epsilon: added to the root of the second moment.
     conv_l2: L2 factor, added to the gradient of convolution kernels after clipping.
     max_gradient_norm: clip threshold of the global norm of the whole gradient.
   """
+  adam = functools.partial(optax.adam, learning_rate, b1=beta1, b2=beta2, eps=epsilon)
   by_label = {
-      "conv_kernel": optax.chain(optax.add_decayed_weights(conv_l2), optax.adam(learning_rate)),
-      "other_weight": optax.adam(learning_rate),
-      "step_size": optax.adam(learning_rate),
+      "conv_kernel": optax.chain(optax.add_decayed_weights(conv_l2), adam()),
+      "other_weight": adam(),
+      "step_size": adam(),
   }
   return optax.chain(
       optax.clip_by_global_norm(max_gradient_norm), optax.partition(by_label, weight_labels)
@@ -66,10 +73,10 @@ def weight_optimizer(
 
 
 def arch_optimizer(
-    learning_rate: optax.ScalarOrSchedule, beta1: float, beta2: float, l2: float
+    learning_rate: optax.ScalarOrSchedule, *, beta1: float, beta2: float, epsilon: float, l2: float
 ) -> optax.GradientTransformation:
   """Adam with L2 added to the gradient, for the tree of alphas {layer name: [B]} [C]."""
-  return optax.chain(optax.add_decayed_weights(l2), optax.adam(learning_rate, b1=beta1, b2=beta2))
+  return optax.chain(optax.add_decayed_weights(l2), optax.adam(learning_rate, b1=beta1, b2=beta2, eps=epsilon))
 
 
 def cosine_schedule(learning_rate: float, final_learning_rate: float, num_steps: int) -> optax.Schedule:

@@ -20,13 +20,30 @@ from metamix_jax.training import steps
 STEPS_AHEAD = 2
 
 
+class Steps(NamedTuple):
+  """The pure functions of one replica that a run is made of; a fork replaces one: Steps(bit_search_steps=my_steps)."""
+
+  teacher_targets: Callable = steps.teacher_targets
+  label_targets: Callable = steps.label_targets
+  weight_step: Callable = steps.weight_step
+  bit_meta_step: Callable = steps.bit_meta_step
+  bit_search_steps: Callable = steps.bit_search_steps
+  evaluation_step: Callable = steps.evaluation_step
+  calibration_step: Callable = steps.calibration_step
+  batch_moments_step: Callable = steps.batch_moments_step
+
+
 class Programs(NamedTuple):
-  """The steps of steps.py, mapped over devices. Each compiles once for each structure of its trees.
+  """Steps mapped over devices. Each compiles once for each structure of its trees.
 
   The state that a training step replaces is donated to it: its buffers hold the new one, and it must not be used again.
+
+  Attributes:
+    devices: of this process.
+    teacher_targets ... batch_moments_step: as in Steps, with batches that have a leading device axis.
   """
 
-  devices: tuple
+  devices: tuple[jax.Device, ...]
   teacher_targets: Callable
   label_targets: Callable
   weight_step: Callable
@@ -37,27 +54,28 @@ class Programs(NamedTuple):
   batch_moments_step: Callable
 
 
-def make_programs(devices: Sequence[jax.Device] | None = None) -> Programs:
-  """Maps the steps over `devices`, by default all local ones of this process and their peers."""
-  chosen = tuple(devices or jax.local_devices())
+def make_programs(devices: Sequence[jax.Device] | None = None, functions: Steps = Steps()) -> Programs:
+  """Maps steps over devices.
 
+  Args:
+    devices: None: all local ones of this process and their peers.
+    functions: the steps of one replica.
+  """
   def over_devices(step, num_unmapped, out_axes=None, static=(), donated=()):
     return jax.pmap(
         step, axis_name=steps.AXIS, in_axes=(None,) * num_unmapped + (0,), out_axes=out_axes,
-        static_broadcasted_argnums=static, donate_argnums=donated, devices=devices,
-    )
+        static_broadcasted_argnums=static, donate_argnums=donated, devices=devices)
 
   return Programs(
-      devices=chosen,
-      teacher_targets=over_devices(steps.teacher_targets, 1, out_axes=0),
-      label_targets=over_devices(steps.label_targets, 1, out_axes=0, static=(0,)),
-      weight_step=over_devices(steps.weight_step, 2, donated=0),
-      bit_meta_step=over_devices(steps.bit_meta_step, 1, donated=0),
-      bit_search_steps=over_devices(steps.bit_search_steps, 2, donated=0),
-      evaluation_step=over_devices(steps.evaluation_step, 2),
-      calibration_step=over_devices(steps.calibration_step, 1),
-      batch_moments_step=over_devices(steps.batch_moments_step, 2),
-  )
+      devices=tuple(devices or jax.local_devices()),
+      teacher_targets=over_devices(functions.teacher_targets, 1, out_axes=0),
+      label_targets=over_devices(functions.label_targets, 1, out_axes=0, static=(0,)),
+      weight_step=over_devices(functions.weight_step, 2, donated=0),
+      bit_meta_step=over_devices(functions.bit_meta_step, 1, donated=0),
+      bit_search_steps=over_devices(functions.bit_search_steps, 2, donated=0),
+      evaluation_step=over_devices(functions.evaluation_step, 2),
+      calibration_step=over_devices(functions.calibration_step, 1),
+      batch_moments_step=over_devices(functions.batch_moments_step, 2))
 
 
 def split_batch(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, np.ndarray | Array]:

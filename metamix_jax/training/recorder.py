@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 import logging
 import pathlib
-import time
 from typing import Any
 
 import jax
@@ -11,8 +10,9 @@ import ml_collections
 
 from metamix_jax.records import multihost
 from metamix_jax.records.alarms import EpochWatch, FloorWatch
+from metamix_jax.records.clock import Clock
 from metamix_jax.records.metrics import (
-  Budget,
+    TargetMetrics,
   loss_scalars,
   named_step_sizes,
   search_scalars,
@@ -28,7 +28,7 @@ logger = logging.getLogger("metamix_jax")
 
 def open_metrics(workdir: pathlib.Path, section: ml_collections.ConfigDict) -> MetricsFile | None:
   """The metrics of a run as config.metrics wants them; None: this process writes none."""
-  if not multihost.is_first() or not section.every_steps:
+  if not multihost.is_lead_process() or not section.every_steps:
     return None
   if not section.tensorboard:
     return MetricsFile(workdir)
@@ -46,39 +46,35 @@ class Recorder:
 
   def __init__(
       self, file: MetricsFile, context: TrainingContext, phase: str, learning_rates: Callable[[int], Mapping[str, Any]],
-      candidates: Mapping[str, int] | None,
+      bits: Mapping[str, int] | None, clock: Clock,
   ):
-    """A recorder that has not started.
+    """Makes a recorder that has not started.
 
     Args:
       file: that it writes.
-      context: the context.
+      context: of the run.
       phase: name of the phase.
       learning_rates: by name, from the number of steps before.
-      candidates: see metrics.named_step_sizes.
+      bits: see metrics.named_step_sizes.
+      clock: of the phase.
     """
     config = context.config
     self.context, self.phase = context, phase
-    self._epochs = EpochWatch(context.steps_per_epoch, [format_target(target) for target in targets(config)])
+    self._epochs = EpochWatch(context.data.steps_per_epoch, [format_target(target) for target in targets(config)])
     self._costs = {}
     self._floor = FloorWatch(config.quantization.step_size_floor, config.metrics.alarm_records)
-    self._file, self._learning_rates, self._candidates = file, learning_rates, candidates
-    self._started = self._rate_time = time.monotonic()
-    self._rate_step = 0  # The first step compiles and moves both.
+    self._file, self._learning_rates, self._bits = file, learning_rates, bits
+    self._clock, self._recorded = clock, clock.mark()
 
-  def start(self, step: int, earlier_seconds: float) -> None:
-    """Begins after a step, 0 for the first; lines of later ones, left by an interrupted run, are dropped."""
+  def start(self, step: int) -> None:
+    """Begins after a step, 0 for the first; drops the lines of later steps, which an interrupted run left."""
     self._file.keep(self.phase, step)
-    self._started = time.monotonic() - earlier_seconds
+    self._recorded = self._clock.mark()
 
   def after_step(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
     """Keeps what an alarm needs of every step, on the devices."""
     if "gbops" in metrics:
       self._costs[step] = metrics["gbops"]
-
-  def skip_rate(self, step: int) -> None:
-    """Leaves the time up to here, the end of a step, out of the images per second."""
-    self._rate_step, self._rate_time = step, time.monotonic()
 
   def record(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, jax.Array]) -> None:
     """Waits for the devices, writes a line and sounds alarms.
@@ -95,18 +91,17 @@ class Recorder:
     fetched = jax.device_get({
         "metrics": dict(metrics), "rates": list(rates.values()), "costs": self._costs,
         "step_sizes": state["meta"].step_sizes, "alpha": state["arch"].alpha if "arch" in state else {}})
-    now, layers = time.monotonic(), self.context.network.layers
+    layers, seconds_per_step = self.context.network.layers, self._clock.seconds_per_step(self._recorded)
+    self._recorded = self._clock.mark()
     scalars = loss_scalars(layers, fetched["metrics"])
-    scalars |= {name: shortest(rate) for name, rate in zip(rates, fetched["rates"])}
-    if step > self._rate_step:
-      num_images = (step - self._rate_step) * self.context.config.batch_size
-      scalars["images_per_second"] = round(num_images / (now - self._rate_time), 1)
-    self._rate_step, self._rate_time = step, now
-    step_sizes = named_step_sizes(layers, fetched["step_sizes"], self._candidates)
+    scalars |= {name: shortest(rate) for name, rate in zip(rates, fetched["rates"], strict=True)}
+    if seconds_per_step is not None:
+      scalars["images_per_second"] = round(self.context.config.batch_size / seconds_per_step, 1)
+    step_sizes = named_step_sizes(layers, fetched["step_sizes"], self._bits)
     scalars |= step_size_scalars(step_sizes)
     if "gbops" in fetched["metrics"]:
-      scalars |= search_scalars(layers, self._budgets(fetched["alpha"], fetched["metrics"]))
-    self._file.append(self._head(step) | {"wall_seconds": round(now - self._started, 3)} | scalars)
+      scalars |= search_scalars(layers, self._searches(fetched["alpha"], fetched["metrics"]))
+    self._file.append(self._head(step) | {"wall_seconds": round(self._clock.seconds, 3)} | scalars)
     self._costs = {}
     alarms = [self._epochs.look_at(number, cost) for number, cost in sorted(fetched["costs"].items())]
     for alarm in (*alarms, self._floor.look_at(step_sizes)):
@@ -122,11 +117,11 @@ class Recorder:
     self._file.append(self._head(step) | {"top1": top1})
 
   def _head(self, step):
-    return {"phase": self.phase, "step": step, "epoch": round(step / self.context.steps_per_epoch, 6)}
+    return {"phase": self.phase, "step": step, "epoch": round(step / self.context.data.steps_per_epoch, 6)}
 
-  def _budgets(self, alpha, metrics):
+  def _searches(self, alpha, metrics):
     """One for each target; alpha [K, B], metrics [K]."""
     return [
-        Budget(target, {name: values[index] for name, values in alpha.items()}, metrics["search_loss"][index],
-               metrics["gbops"][index])
+        TargetMetrics(target, {name: values[index] for name, values in alpha.items()}, metrics["search_loss"][index],
+                      metrics["gbops"][index])
         for index, target in enumerate(targets(self.context.config))]

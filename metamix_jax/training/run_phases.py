@@ -3,11 +3,12 @@
 from collections.abc import Callable
 import logging
 import pathlib
-import time
+from typing import Any
 
 import jax
 
 from metamix_jax.records.checkpoints import PhaseCheckpoints, keep_best
+from metamix_jax.records.clock import Clock
 from metamix_jax.records.interruption import Interrupted, StopRequest
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.loop import Saving
@@ -16,13 +17,14 @@ from metamix_jax.training.state import MetaState
 
 logger = logging.getLogger("metamix_jax")
 
+
 class RunPhases:
   """Computes the phases of a run, or restores those that are finished.
 
   Attributes:
     saving: where the running phase saves its steps, and what may stop it.
-    seconds: of each phase so far, by name.
-    best: {"step", "top1"} of each phase so far whose steps were evaluated, None for the others; by name.
+    seconds: of each phase so far, all starts together, by name.
+    best: {"step", "top1"} of the best evaluated step of each phase so far, None where no step was evaluated; by name.
   """
 
   def __init__(self, context: TrainingContext, workdir: pathlib.Path, stop_request: StopRequest):
@@ -31,41 +33,45 @@ class RunPhases:
     self.seconds, self.best = {}, {}
 
   def is_finished(self, name: str) -> bool:
-    """True if the phase of this name is there to be restored."""
+    """Returns whether the phase of this name can be restored."""
     return self._checkpoints.is_finished(name)
 
+  def results_file(self, name: str) -> pathlib.Path:
+    """Returns the file that holds the results of a phase."""
+    return self._checkpoints.results_file(name)
+
   def run(
-      self, name: str, meta: MetaState, compute: Callable[[MetaState], tuple[MetaState, dict]]
-  ) -> tuple[MetaState, dict]:
-    """The state after a phase, placed on the devices, and the phase's results.
+      self, name: str, meta: MetaState, compute: Callable[[MetaState, Clock], tuple[MetaState, dict[str, Any]]]
+  ) -> tuple[MetaState, dict[str, Any]]:
+    """Returns the state after a phase, placed on the devices, and the phase's results.
 
     Args:
       name: of the phase.
       meta: what it starts from; not to be used again.
-      compute: the phase itself; its results become JSON.
+      compute: the phase itself; its results become JSON, "best" among them where steps were evaluated.
 
     Raises:
       Interrupted: the run was asked to stop, and everything is saved.
-      ValueError: a checkpoint cannot be written.
+      UserError: a checkpoint cannot be written.
     """
-    finished = self._checkpoints.restore(name, _saved(meta))
+    finished = self._checkpoints.restore(name, _saved_part(meta))
     if finished:
       logger.info("%s: restored from %s", name, self._checkpoints.folder.parent)
       saved, results = finished
       meta = meta.replace(**saved)
     else:
-      start = time.monotonic()
-      meta, results = compute(meta)
+      clock = Clock()
+      meta, results = compute(meta, clock)
       jax.block_until_ready(meta)
-      results["seconds"] = time.monotonic() - start + self.saving.earlier_seconds.get(name, 0.0)
-      results["best"] = self.saving.best.get(name)
-      self._checkpoints.save(name, _saved(meta), results)
-    keep_best(self.saving.folder, name, results["best"] and results["best"]["step"])
-    self.seconds[name], self.best[name] = results["seconds"], results["best"]
+      results = {"best": None} | results | {"seconds": clock.seconds}
+      self._checkpoints.save(name, _saved_part(meta), results)
+    best = results["best"]
+    keep_best(self.saving.folder, name, best and best["step"])
+    self.seconds[name], self.best[name] = results["seconds"], best
     if self.saving.stop_request.requested:
       raise Interrupted(f"stopped after {name}")
     return self._context.replicate(meta), results
 
 
-def _saved(meta):
+def _saved_part(meta):
   return {"weights": meta.weights, "step_sizes": meta.step_sizes, "batch_stats": meta.batch_stats}

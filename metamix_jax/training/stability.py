@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metamix_jax.method.precision import uniform_precision
-from metamix_jax.training import phases
+from metamix_jax.method.bops import uniform_bits, uniform_widths
+from metamix_jax.method.precision import assigned_precision
+from metamix_jax.models.network import Tree
 from metamix_jax.training.context import TrainingContext
-from metamix_jax.training.state import MetaState, Tree
+from metamix_jax.training.evaluation import reestimate_batch_statistics
+from metamix_jax.training.state import MetaState
 
 
 def measure_stability(context: TrainingContext, meta: MetaState) -> dict[str, float]:
@@ -20,16 +22,15 @@ def measure_stability(context: TrainingContext, meta: MetaState) -> dict[str, fl
 
   Over config.reestimation_batches training batches; the state stays as it is. {} for a network without batch norm.
   """
-  num_candidates = len(context.network.searched_layers[0].candidate_bits)
-  statistics = []
-  for candidate in range(num_candidates):
-    precision = uniform_precision(context.network.layers, jnp.int32(candidate))
-    batch_stats = phases.reestimate_batch_statistics(context, meta, precision).batch_stats
+  layers, statistics = context.network.layers, []
+  for bits in uniform_widths(layers):
+    precision = assigned_precision(layers, uniform_bits(layers, bits))
+    batch_stats = reestimate_batch_statistics(context, meta, precision).batch_stats
     statistics.append(traverse_util.flatten_dict(jax.device_get(batch_stats), sep="/"))
   return {
       name: activation_distance(
           [values[f"{name}/mean"] for values in statistics], [values[f"{name}/var"] for values in statistics])
-      for name in batch_norm_layers(context.network.module, meta.batch_stats, context.image_shape)}
+      for name in batch_norm_layers(context.network.module, meta.batch_stats, context.data.image_shape)}
 
 
 def activation_distance(means: Sequence[np.ndarray], variances: Sequence[np.ndarray]) -> float:

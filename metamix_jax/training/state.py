@@ -4,11 +4,8 @@ A step that does not return a MetaState cannot change one: that is how bits are 
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
 import functools
-from typing import Any
 
-from flax import linen as nn
 from flax import struct, traverse_util
 import jax
 from jax import Array
@@ -16,42 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from metamix_jax.method.bit_mixture import initial_alpha
-from metamix_jax.method.bops import LayerCost
 from metamix_jax.method.quantizers import keep_positive
+from metamix_jax.models.network import Network, Tree
 from metamix_jax.nn.layers import activation_step_sizes, weight_step_sizes
-
-Tree = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-  """The static part of a network; hashable.
-
-  Attributes:
-    module: the Flax module, called as module(images, train=...).
-    layers: its quantised layers in order (bops.trace_layers).
-    mean: of each image channel on the scale 0..1.
-    deviation: of each image channel on the scale 0..1.
-    step_size_floor: lowest value of any step size (M4: never <= 0).
-    dtype: what activations are computed in, "float32" or "bfloat16"; parameters, step sizes, statistics of batch norm,
-      quantisers, logits and losses are float32 in any case.
-  """
-
-  module: nn.Module
-  layers: tuple[LayerCost, ...]
-  mean: tuple[float, ...]
-  deviation: tuple[float, ...]
-  step_size_floor: float
-  dtype: str = "float32"
-
-  @property
-  def searched_layers(self) -> tuple[LayerCost, ...]:
-    """The layers whose bits are searched."""
-    return tuple(layer for layer in self.layers if layer.searched)
-
-  def normalize(self, images: Array) -> Array:
-    """uint8 [N, H, W, C] -> float32 [N, H, W, C], (x / 255 - mean) / deviation."""
-    return (images.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.deviation)
 
 
 class MetaState(struct.PyTreeNode):
@@ -82,6 +46,11 @@ class MetaState(struct.PyTreeNode):
   def trainable(self) -> dict:
     """What the weight-side optimiser updates."""
     return {"weights": self.weights, "step_sizes": self.step_sizes}
+
+  def variables(self, precision: Tree) -> dict[str, Tree]:
+    """Returns the collections that the network's module takes, at a precision (see method/precision.py)."""
+    return {
+        "params": self.weights, "step_sizes": self.step_sizes, "batch_stats": self.batch_stats, "precision": precision}
 
   def apply_gradients(self, gradients: Tree, loss: Array, batch_stats: Tree) -> "MetaState":
     """One optimiser update of weights and step sizes; step sizes stay at or above their floor.
@@ -146,7 +115,7 @@ def _start_weight_step_sizes(network, step_sizes, weights):
 class ArchState(struct.PyTreeNode):
   """alpha of every searched layer, and the optimiser that trains it.
 
-  K of them, one for each budget, are one ArchState whose arrays have a leading axis [K].
+  K of them, one for each target, are one ArchState whose arrays have a leading axis [K].
 
   Attributes:
     step: steps so far, int32 scalar.
@@ -211,10 +180,9 @@ def create_meta_state(
   variables = jax.jit(initialize)(jax.random.key(seed))
   trainable = {"weights": variables["params"], "step_sizes": {}}
   return MetaState(
-      step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), seed=jnp.uint32(seed), weights=trainable["weights"], step_sizes={},
-      batch_stats=variables.get("batch_stats", {}), optimizer_state=optimizer.init(trainable),
-      network=network, optimizer=optimizer,
-  )
+      step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), seed=jnp.uint32(seed),
+      weights=trainable["weights"], step_sizes={}, batch_stats=variables.get("batch_stats", {}),
+      optimizer_state=optimizer.init(trainable), network=network, optimizer=optimizer)
 
 
 def create_arch_states(

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from metamix_jax.method.bit_mixture import straight_through_selection
 from metamix_jax.method.bops import gbops
 from metamix_jax.method.losses import cost_penalty, soft_cross_entropy
-from metamix_jax.method.precision import mixed_precision, uniform_precision
-from metamix_jax.training.state import ArchState, MetaState, Network, Teacher, Tree
+from metamix_jax.method.precision import FULL_PRECISION, mixed_precision, uniform_precision
+from metamix_jax.models.network import Network, Tree
+from metamix_jax.training.state import ArchState, MetaState, Teacher
 
 AXIS = "batch"
 Batch = dict[str, Array]
@@ -21,10 +22,9 @@ Metrics = dict[str, Array]
 
 def teacher_targets(teacher: Teacher, batch: Batch) -> Batch:
   """Adds the teacher's class probabilities (M9) to a batch: once a batch, whatever uses it afterwards."""
-  images = teacher.network.normalize(batch["image"]).astype(teacher.dtype)
-  variables = _variables(teacher.weights, {}, teacher.batch_stats, {})
-  logits = teacher.network.module.apply(variables, images, train=False)
-  return batch | {"target": jax.nn.softmax(logits.astype(jnp.float32))}
+  variables = {"params": teacher.weights, "batch_stats": teacher.batch_stats}
+  logits, _ = teacher.network.apply(variables, batch["image"], train=False, dtype=teacher.dtype)
+  return batch | {"target": jax.nn.softmax(logits)}
 
 
 def label_targets(num_classes: int, batch: Batch) -> Batch:
@@ -41,7 +41,7 @@ def weight_step(meta: MetaState, precision: Tree, batch: Batch) -> tuple[MetaSta
   Returns:
     The new meta-state, and {"loss": scalar}.
   """
-  gradients, loss, batch_stats = _task_gradients(meta, meta.batch_stats, precision, batch)
+  gradients, loss, batch_stats = _task_gradients(meta, precision, batch)
   gradients, loss = jax.lax.pmean((gradients, loss), AXIS)
   return meta.apply_gradients(gradients, loss, batch_stats), {"loss": loss}
 
@@ -60,7 +60,7 @@ def bit_meta_step(meta: MetaState, batch: Batch) -> tuple[MetaState, Metrics]:
   def add_candidate(carry, candidate):
     total, batch_stats = carry
     precision = uniform_precision(meta.network.layers, candidate)
-    gradients, loss, batch_stats = _task_gradients(meta, batch_stats, precision, batch)
+    gradients, loss, batch_stats = _task_gradients(meta.replace(batch_stats=batch_stats), precision, batch)
     return (jax.tree.map(jnp.add, total, gradients), batch_stats), loss
 
   start = (jax.tree.map(jnp.zeros_like, meta.trainable), meta.batch_stats)
@@ -83,8 +83,9 @@ def bit_search_step(arch: ArchState, meta: MetaState, batch: Batch) -> tuple[Arc
 
   def objective(alpha):
     precision = mixed_precision(network.layers, alpha)
-    logits, _ = _forward_training(
-        network, meta.weights, meta.step_sizes, meta.batch_stats, precision, batch["image"], _dropout_key(meta))
+    # Batch norm normalises by the batch; the running statistics that this pass writes are dropped.
+    logits, _ = network.apply(
+        meta.variables(precision), batch["image"], train=True, mutable=["batch_stats"], dropout_key=_dropout_key(meta))
     task_loss = soft_cross_entropy(logits, batch["target"])
     cost = gbops(network.layers, expected_bits(network, alpha))
     penalty = cost_penalty(cost, arch.target_gbops, arch.penalty_weight)
@@ -98,11 +99,9 @@ def bit_search_step(arch: ArchState, meta: MetaState, batch: Batch) -> tuple[Arc
 def bit_search_steps(archs: ArchState, meta: MetaState, batch: Batch) -> tuple[ArchState, Metrics]:
   """One bit-search step (M11) of each of K architecture states on the same meta-state and batch.
 
-  One after the other, not jax.vmap: a product over K states at once sums in another order, a value on the edge between
-  two codes then rounds the other way, and after 20 steps on digits an alpha was 39 % off the one of a search alone; it
-  took 303 ms for K = 8 on 2 CPU cores against 126, and memory for 8 passes. This way alphas are those of K searches
-  alone, memory is that of one, and XLA takes what does not depend on alpha (the layers before the first mixture) out of
-  the loop.
+  The steps run one after the other: each alpha then equals the alpha of a search for its target alone, the memory is that
+  of one pass, and XLA takes the layers before the first mixture, which do not depend on alpha, out of the loop. jax.vmap
+  would sum in another order, so values on the edge between two codes would round differently (docs/targets.md).
 
   Args:
     archs: every array with a leading axis [K].
@@ -132,7 +131,7 @@ def evaluation_step(meta: MetaState, precision: Tree, batch: Batch) -> Metrics:
     precision: precision tree.
     batch: with "mask", float32 [N]: 1 for an image, 0 for padding.
   """
-  logits = _predict(meta.network, meta.weights, meta.step_sizes, meta.batch_stats, precision, batch["image"])
+  logits, _ = meta.network.apply(meta.variables(precision), batch["image"], train=False)
   log_probabilities = jax.nn.log_softmax(logits)
   loss = -jnp.take_along_axis(log_probabilities, batch["label"][:, None], axis=1)[:, 0]
   correct = (jnp.argmax(logits, axis=-1) == batch["label"]).astype(jnp.float32)
@@ -147,10 +146,9 @@ def calibration_step(meta: MetaState, batch: Batch) -> dict[str, Array]:
   In training mode, as the first training step sees its inputs [C]: running statistics that are not settled yet let
   activations fade from layer to layer, and step sizes started on those clip everything.
   """
-  variables = {"params": meta.weights, "batch_stats": meta.batch_stats}
-  _, written = meta.network.module.apply(
-      variables, meta.network.normalize(batch["image"]), train=True, mutable=["calibration"],
-      rngs={"dropout": _dropout_key(meta)})
+  _, written = meta.network.apply(
+      meta.variables(FULL_PRECISION), batch["image"], train=True, mutable=["calibration"],
+      dropout_key=_dropout_key(meta), dtype="float32")
   magnitudes = {}
   for layer in meta.network.layers:
     node = written["calibration"]
@@ -162,43 +160,22 @@ def calibration_step(meta: MetaState, batch: Batch) -> dict[str, Array]:
 
 def batch_moments_step(meta: MetaState, precision: Tree, batch: Batch) -> Tree:
   """Mean and variance that batch norm sees on this batch at a precision, shaped like `batch_stats` [A]."""
-  variables = _variables(meta.weights, meta.step_sizes, meta.batch_stats, precision)
-  _, written = meta.network.module.apply(
-      variables, meta.network.normalize(batch["image"]).astype(meta.network.dtype), train=True, mutable=["batch_moments"],
-      rngs={"dropout": _dropout_key(meta)})
+  _, written = meta.network.apply(
+      meta.variables(precision), batch["image"], train=True, mutable=["batch_moments"], dropout_key=_dropout_key(meta))
   return written.get("batch_moments", {})
 
 
-def _task_gradients(meta: MetaState, batch_stats: Tree, precision: Tree, batch: Batch):
+def _task_gradients(meta: MetaState, precision: Tree, batch: Batch):
   """Gradients of the task loss (M9) by weights and step sizes on this replica, the loss, new batch_stats."""
 
   def objective(trainable):
-    logits, new_batch_stats = _forward_training(
-        meta.network, trainable["weights"], trainable["step_sizes"], batch_stats, precision, batch["image"],
-        _dropout_key(meta))
-    return soft_cross_entropy(logits, batch["target"]), new_batch_stats
+    logits, written = meta.network.apply(
+        meta.replace(**trainable).variables(precision), batch["image"], train=True, mutable=["batch_stats"],
+        dropout_key=_dropout_key(meta))
+    return soft_cross_entropy(logits, batch["target"]), written.get("batch_stats", meta.batch_stats)
 
   (loss, batch_stats), gradients = jax.value_and_grad(objective, has_aux=True)(meta.trainable)
   return gradients, loss, batch_stats
-
-
-def _forward_training(network, weights, step_sizes, batch_stats, precision, images, dropout_key):
-  """Logits [N, classes] with batch norm in training mode, and the running statistics after this batch."""
-  logits, written = network.module.apply(
-      _variables(weights, step_sizes, batch_stats, precision), network.normalize(images).astype(network.dtype),
-      train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key})
-  return logits.astype(jnp.float32), written.get("batch_stats", batch_stats)
-
-
-def _predict(network, weights, step_sizes, batch_stats, precision, images):
-  """Logits [N, classes] in evaluation mode."""
-  variables = _variables(weights, step_sizes, batch_stats, precision)
-  logits = network.module.apply(variables, network.normalize(images).astype(network.dtype), train=False)
-  return logits.astype(jnp.float32)
-
-
-def _variables(weights, step_sizes, batch_stats, precision):
-  return {"params": weights, "step_sizes": step_sizes, "batch_stats": batch_stats, "precision": precision}
 
 
 def _dropout_key(meta: MetaState) -> Array:

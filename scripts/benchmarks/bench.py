@@ -1,20 +1,19 @@
 #!/usr/bin/env python
 """Times the steps of a config on random images, in turns in one process, each beside the least it could take.
 
-  python scripts/bench.py --config=configs/imagenet.py:mobilenet_v3_large --config.batch_size=16
-  python scripts/bench.py --config=... --compare=native     also autodiff quantisers with XLA's depthwise convolutions
-  python scripts/bench.py --config=... --compare=torch      also PyTorch's full-precision step, channels_last
-  python scripts/bench.py --config=... --json=FILE
+  python scripts/benchmarks/bench.py --config=configs/imagenet.py:mobilenet_v3_large --config.batch_size=16
+  python scripts/benchmarks/bench.py --config=... --compare=native     also autodiff quantisers with XLA's depthwise convolutions
+  python scripts/benchmarks/bench.py --config=... --compare=torch      also PyTorch's full-precision step, channels_last
+  python scripts/benchmarks/bench.py --config=... --json=FILE
 
 Everything comes from the config: network, resolution, batch, bit-widths, teacher, compute type. The floor of a step, in
-full-precision training steps F of the same run: bit-meta |B| F, search F a budget, stages F; the teacher's pass T, once
+full-precision training steps F of the same run: bit-meta |B| F, search F a target, stages F; the teacher's pass T, once
 a batch, comes on top of an iteration. The ratio to the floor is the median over the rounds of the ratio within a round:
 machines are noisy, ratios less so. On CPUs: source scripts/cpu_environment.sh first.
 """
 
 import dataclasses
 import json
-import os
 import pathlib
 import statistics
 import time
@@ -29,7 +28,9 @@ import synthetic
 import torch_step
 
 from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.data.cores import available_cores
 from metamix_jax.errors import UserError
+from metamix_jax.method.bops import lowest_bits
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.records.names import targets
 from metamix_jax.training import context, parallel
@@ -75,7 +76,7 @@ def main(argv):
       "network": config.network.name, "image_size": config.data.image_size, "batch_size": config.batch_size,
       "candidate_bits": list(config.quantization.candidate_bits), "compute_dtype": config.compute_dtype,
       "teacher": config.teacher.name, "device": jax.devices()[0].device_kind, "num_devices": jax.device_count(),
-      "cores": len(os.sched_getaffinity(0)), "matrix_multiply_gflops": peak, "jax": jax.__version__}
+      "cores": available_cores(), "matrix_multiply_gflops": peak, "jax": jax.__version__}
   print(", ".join(f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()))
   print("\n| step | ms | images/s | in F | to its floor | in PyTorch F | compile [s] | temporaries [MB] | GFLOP | "
         "of the matrix-multiply rate |")
@@ -111,7 +112,7 @@ def compile_steps(config, network, teacher_network, names):
   calibrated = states.full_precision.with_activation_step_sizes(jax.device_get(magnitudes))
   meta, stage_b, assigned = parallel.replicate((
       calibrated.with_optimizer(optimizer), calibrated.with_weight_step_sizes().with_optimizer(optimizer),
-      assigned_precision(network.layers, {layer.name: 0 for layer in network.searched_layers})), steps.devices)
+      assigned_precision(network.layers, lowest_bits(network.layers))), steps.devices)
   arguments = {
       F: (steps.weight_step, states.full_precision, FULL_PRECISION, batch),
       "bit-meta": (steps.bit_meta_step, meta, batch),
@@ -156,7 +157,7 @@ def figures(config, name, seconds, measured, peak):
   needed = {F: 1, "bit-meta": len(config.quantization.candidate_bits), "bit-search": len(targets(config)),
             "stage A": 1, "stage B": 1}.get(base)
   median = statistics.median(seconds[name])
-  ratio = lambda other: statistics.median(a / b for a, b in zip(seconds[name], seconds[other]))
+  ratio = lambda other: statistics.median(a / b for a, b in zip(seconds[name], seconds[other], strict=True))
   gflop = measured.get("gflop")
   return {
       "step": name, "ms": 1000 * median, "images_per_second": config.batch_size / median, "in_f": ratio(F),

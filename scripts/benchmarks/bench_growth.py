@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How the time of a bit-meta and a bit-search step grows with the number of bit-widths, batch, resolution and depth.
 
-  python scripts/bench_growth.py --config=configs/digits.py --json=growth.json --plot=growth.png
+  python scripts/benchmarks/bench_growth.py --config=configs/digits.py --json=growth.json --plot=growth.png
 
 Each is varied alone, everything else as in the config. Depth is the number of repeats of every block of
 config.network.options.blocks, so the config's network must have blocks (mobilenet_v2). The fitted slope is that of log
@@ -97,7 +97,7 @@ def measure(runs):
   """Median seconds of each, in turns."""
   seconds = [[] for _ in runs]
   for number in range(bench.ROUNDS.value + 1):
-    for run, values in zip(runs, seconds):
+    for run, values in zip(runs, seconds, strict=True):
       start = time.perf_counter()
       run()
       if number:
@@ -109,8 +109,8 @@ def plot(table, path):
   """One panel for each quantity, both axes logarithmic."""
   figure = Figure(figsize=(4 * len(table), 3.6), layout="constrained")
   panels = figure.subplots(1, len(table), sharey=True)
-  for panel, (quantity, line) in zip(panels, table.items()):
-    for (name, colour), marker in zip(COLOURS.items(), "os"):
+  for panel, (quantity, line) in zip(panels, table.items(), strict=True):
+    for (name, colour), marker in zip(COLOURS.items(), "os", strict=True):
       panel.loglog(line["values"], line[name]["ms"], marker=marker, color=colour,
                    label=f"{name}, slope {line[name]['slope']:.2f}")
     panel.set_xlabel(quantity)

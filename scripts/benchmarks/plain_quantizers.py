@@ -18,7 +18,7 @@ def mix_bit_widths(x, step_sizes, probabilities, codes, gradient_scales):
   """The mixture; the arguments of bit_mixture.mix_bit_widths."""
   return sum(
       pi * fake_quantize(x, s, CodeRange(n, p), g)
-      for s, pi, n, p, g in zip(step_sizes, probabilities, codes.lowest, codes.highest, gradient_scales))
+      for s, pi, n, p, g in zip(step_sizes, probabilities, codes.lowest, codes.highest, gradient_scales, strict=True))
 
 
 PLAIN = Quantizer(fake_quantize, mix_bit_widths)

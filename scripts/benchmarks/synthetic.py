@@ -29,7 +29,7 @@ class States(NamedTuple):
     full_precision: for pretraining and, through its precision tree, for evaluation: no step sizes.
     meta: with activation step sizes: for the bit-meta step, the bit-search step and stage A.
     stage_b: with weight step sizes as well.
-    archs: the architecture states, one for each budget, stacked.
+    archs: the architecture states, one for each target, stacked.
     teacher: None where the targets are labels.
   """
 
@@ -52,15 +52,15 @@ def create_states(
     channels: of the images.
   """
   image_shape = (config.data.image_size, config.data.image_size, channels)
-  optimizer = weight_optimizer(
-      config.bit_selection.learning_rate, conv_l2=config.optimizer.conv_l2,
-      max_gradient_norm=config.optimizer.max_gradient_norm)
+  optimizer = weight_optimizer(config.bit_selection.learning_rate, **config.optimizer)
   full_precision = create_meta_state(network, optimizer, image_shape, config.seed)
   meta = full_precision.with_activation_step_sizes({layer.name: np.float32(1) for layer in network.layers})
+  arch = config.arch
   archs = create_arch_states(
-      network, arch_optimizer(config.arch.learning_rate, config.arch.beta1, config.arch.beta2, config.arch.l2),
-      seed=config.seed, deviation=config.arch.initial_deviation, targets_gbops=targets(config),
-      relative_penalty_weight=config.arch.relative_penalty_weight)
+      network,
+      arch_optimizer(arch.learning_rate, beta1=arch.beta1, beta2=arch.beta2, epsilon=arch.epsilon, l2=arch.l2),
+      seed=config.seed, deviation=arch.initial_std, targets_gbops=targets(config),
+      relative_penalty_weight=arch.relative_penalty_weight)
   teacher = None
   if config.teacher.name == STUDENT:
     teacher = Teacher(full_precision.weights, full_precision.batch_stats, network, config.teacher.dtype)

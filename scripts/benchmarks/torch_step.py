@@ -1,7 +1,6 @@
 """PyTorch's full-precision training step of a config's network, for comparison alone; needs torch and torchvision."""
 
-import os
-
+from metamix_jax.data.cores import available_cores
 from metamix_jax.errors import UserError
 
 
@@ -21,7 +20,7 @@ def full_precision_step(config):
 
   if not hasattr(models, config.network.name):
     raise UserError(f"--compare=torch: torchvision has no network {config.network.name!r}.")
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  torch.set_num_threads(available_cores())
   model = getattr(models, config.network.name)(weights=None).to(memory_format=torch.channels_last).train()
   optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
   size = config.data.image_size

@@ -1,0 +1,77 @@
+"""The clock of a phase: its seconds over all starts, and the seconds and steps that count for images per second."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Mark(NamedTuple):
+  """A moment between two steps.
+
+  Attributes:
+    steps: steps that were timed up to it.
+    seconds: seconds that they took.
+  """
+
+  steps: int
+  seconds: float
+
+
+class Clock:
+  """Measures one phase; saved in its checkpoints, so that a phase that is continued goes on counting.
+
+  A step is timed unless it compiled. Compilation, evaluation and saving count as seconds of the phase, but not as seconds
+  of its steps.
+
+  Attributes:
+    parts: seconds of the parts of a step that were measured, by name.
+  """
+
+  def __init__(self):
+    self.parts: dict[str, float] = {}
+    self._started, self._left_out, self._timed_steps = time.monotonic(), 0.0, 0
+
+  @property
+  def seconds(self) -> float:
+    """Seconds since the phase began, all starts together."""
+    return time.monotonic() - self._started
+
+  def continue_from(self, seconds: float) -> None:
+    """Sets the seconds of the phase to those of a checkpoint."""
+    self._started = time.monotonic() - seconds
+
+  def count_step(self) -> None:
+    """Counts a step that was timed."""
+    self._timed_steps += 1
+
+  def leave_out(self, since: float) -> None:
+    """Takes the time since a value of `seconds` out of the time of the steps."""
+    self._left_out += self.seconds - since
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Takes what happens within out of the time of the steps."""
+    start = self.seconds
+    try:
+      yield
+    finally:
+      self.leave_out(start)
+
+  def mark(self) -> Mark:
+    """Returns this moment."""
+    return Mark(self._timed_steps, self.seconds - self._left_out)
+
+  def seconds_per_step(self, since: Mark) -> float | None:
+    """Returns the mean time of the steps after a mark; None if there are none."""
+    now = self.mark()
+    return (now.seconds - since.seconds) / (now.steps - since.steps) if now.steps > since.steps else None
+
+  def measure(self, name: str, compute: Callable[..., Any], *arguments: Any) -> Any:
+    """Returns compute(*arguments) once it is on the devices, and keeps its seconds in `parts[name]`."""
+    start = time.monotonic()
+    result = jax.block_until_ready(compute(*arguments))
+    self.parts[name] = time.monotonic() - start
+    return result

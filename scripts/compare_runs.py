@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+"""Compares two runs bit for bit: selected bits, records of every step, weights and step sizes of every phase.
+
+  python scripts/compare_runs.py runs/before runs/after
+
+For checking that a change of the code changes no number. Times are left out. Prints a line for each kind of file, and ends
+with status 1 where something differs.
+"""
+
+import json
+import pathlib
+import sys
+
+from absl import app
+from flax import traverse_util
+import numpy as np
+import orbax.checkpoint as ocp
+
+from metamix_jax.command_line import flags_parser, stop
+
+TIMES = ("wall_seconds", "images_per_second")
+
+
+def main(argv):
+  """Compares; a bad folder ends in one sentence and status 2."""
+  if len(argv) != 3:
+    stop("compare_runs", f"{len(argv) - 1} folders are given; it takes two.")
+  runs = [pathlib.Path(folder) for folder in argv[1:]]
+  for run in runs:
+    if not (run / "metrics.jsonl").exists():
+      stop("compare_runs", f"{run} is not the folder of a run with metrics: it has no metrics.jsonl.")
+  differences = 0
+  for name, read in (("selected bits", selected_bits), ("records", records), ("checkpoints", checkpoints)):
+    first, second = map(read, runs)
+    different = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+    differences += len(different)
+    print(f"{name}: {len(first)} and {len(second)} compared, {len(different)} differ"
+          + (f", first {different[0]}" if different else ""))
+  sys.exit(1 if differences else 0)
+
+
+def selected_bits(run):
+  """Returns {(file, layer): bits}."""
+  return {(path.name, layer): bits for path in sorted(run.glob("selected_bits*.json"))
+          for layer, bits in json.loads(path.read_text())["selected"].items()}
+
+
+def records(run):
+  """Returns {(number of the line, name): value} of metrics.jsonl, without times."""
+  lines = (run / "metrics.jsonl").read_text().splitlines()
+  return {(number, name): value for number, line in enumerate(lines, 1) for name, value in json.loads(line).items()
+          if name not in TIMES}
+
+
+def checkpoints(run):
+  """Returns {(phase, path): (dtype, shape, bytes)} of the arrays that each finished phase saved."""
+  arrays = {}
+  for results in sorted((run / "checkpoints").glob("*.json")):
+    with ocp.StandardCheckpointer() as checkpointer:
+      tree = checkpointer.restore((run / "checkpoints" / results.stem).absolute())
+    for path, leaf in traverse_util.flatten_dict(tree, sep="/").items():
+      values = np.asarray(leaf)
+      arrays[results.stem, path] = (str(values.dtype), values.shape, values.tobytes())
+  return arrays
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=flags_parser("compare_runs"))

@@ -1,0 +1,23 @@
+"""The cost of a selection, and its gradient through the straight-through selection, against golden arrays."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metamix_jax.method import bit_mixture, bops
+from tests.helpers.quantization import ARRAYS, assert_relative
+
+
+def test_straight_through_cost():
+  layers = [
+      bops.LayerCost(str(i), int(macs), 1, tuple(int(b) for b in ARRAYS["bops_bits"]), int(bits), "conv", "unsigned")
+      for i, (macs, bits) in enumerate(zip(ARRAYS["bops_macs"], ARRAYS["bops_weight_bits"], strict=True))
+  ]
+
+  def cost(alpha):
+    bits = bit_mixture.straight_through_selection(alpha) @ jnp.asarray(ARRAYS["bops_bits"], jnp.float32)
+    return bops.gbops(layers, {str(i): bits[i] for i in range(3)})
+
+  value, gradient = jax.value_and_grad(cost)(jnp.asarray(ARRAYS["bops_alpha"]))
+  np.testing.assert_allclose(value, ARRAYS["bops_g"], rtol=1e-6)
+  assert_relative(gradient, ARRAYS["bops_dalpha"])

@@ -1,0 +1,23 @@
+"""Losses and their gradients by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metamix_jax.method.losses import cost_penalty, soft_cross_entropy
+
+
+def test_soft_cross_entropy_and_its_gradient_by_hand():
+  logits = jnp.array([[0.0, jnp.log(3.0)], [0.0, 0.0]])  # Probabilities 1/4, 3/4 and 1/2, 1/2.
+  target = jnp.array([[0.5, 0.5], [1.0, 0.0]])
+  expected = (0.5 * np.log(4) + 0.5 * np.log(4 / 3) + np.log(2)) / 2
+  loss, gradient = jax.value_and_grad(soft_cross_entropy)(logits, target)
+  assert float(loss) == pytest.approx(expected, rel=1e-6)
+  np.testing.assert_allclose(gradient, np.array([[-0.25, 0.25], [-0.5, 0.5]]) / 2, atol=1e-6)
+
+
+def test_cost_penalty_on_both_sides():
+  assert float(cost_penalty(3.0, 5.0, 4.0)) == 8.0 == float(cost_penalty(7.0, 5.0, 4.0))
+  assert jax.grad(cost_penalty)(3.0, 5.0, 4.0) == -4.0
+  assert jax.grad(cost_penalty)(7.0, 5.0, 4.0) == 4.0

@@ -1,0 +1,96 @@
+"""Selecting within a target, against all assignments."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from metamix_jax.method.bops import (
+    LayerCost,
+    average_activation_bits,
+    candidate_widths,
+    complete_bits,
+    gbops,
+    uniform_bits,
+    uniform_widths,
+)
+from metamix_jax.method.precision import assigned_precision
+from metamix_jax.method.selection import most_probable_bits, select_for_targets, select_within_target
+
+LAYERS = (
+    LayerCost("first", 10**9, 100, (8,), 8, "conv", "unsigned"),
+    LayerCost("a", 2 * 10**9, 50, (3, 4, 8), 4, "conv", "unsigned"),
+    LayerCost("b", 3 * 10**9, 30, (3, 4, 8), 4, "depthwise", "unsigned"),
+    LayerCost("c", 10**9, 20, (3, 4, 8), 4, "conv", "unsigned"),
+)
+# Cost: 64 + 8 a + 12 b + 4 c GBOPs; 136 at 3 bits, 256 at 8.
+ALPHA = {"a": np.array([0.1, 0.2, 0.9]), "b": np.array([0.3, 0.25, 0.8]), "c": np.array([0.0, 1.0, 0.9])}
+
+
+def cost_of(bits):
+  return gbops(LAYERS, complete_bits(LAYERS, bits))
+
+
+def exhaustive(target, tolerance):
+  """The most probable assignment in the window; without one there, the most probable at or under the target."""
+  fitting = []
+  for choice in itertools.product(range(3), repeat=3):
+    bits = {name: (3, 4, 8)[index] for name, index in zip("abc", choice, strict=True)}
+    cost = cost_of(bits)
+    if cost <= target:
+      score = sum(ALPHA[name][index] for name, index in zip("abc", choice, strict=True))
+      fitting.append((cost >= (1 - tolerance) * target, score, bits))
+  return max(fitting, key=lambda entry: entry[:2])[2]
+
+
+def test_argmax_is_kept_where_it_fits():
+  assert most_probable_bits(LAYERS, ALPHA) == {"a": 8, "b": 8, "c": 4}
+  assert cost_of({"a": 8, "b": 8, "c": 4}) == pytest.approx(240, rel=1e-12)
+  assert select_within_target(LAYERS, ALPHA, 240.0, 0.03) == {"a": 8, "b": 8, "c": 4}
+  assert select_within_target(LAYERS, ALPHA, 247.0, 0.03) == {"a": 8, "b": 8, "c": 4}
+
+
+@pytest.mark.parametrize("target", [136.1, 145.0, 152.0, 171.0, 180.5, 201.0, 230.0, 239.0, 250.0, 256.0])
+@pytest.mark.parametrize("tolerance", [0.005, 0.03, 0.2, 0.99])
+def test_the_most_probable_that_fits_is_selected(target, tolerance):
+  selected = select_within_target(LAYERS, ALPHA, target, tolerance)
+  assert selected == exhaustive(target, tolerance)
+  assert cost_of(selected) <= target
+
+
+def test_what_the_target_leaves_is_spent():
+  # argmax costs 240; 256, everything at 8 bits, is the only assignment within 3 % under 257.
+  assert select_within_target(LAYERS, ALPHA, 257.0, 0.03) == {"a": 8, "b": 8, "c": 8}
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.03])
+def test_a_target_that_is_the_cheapest_cost(tolerance):
+  assert select_within_target(LAYERS, ALPHA, cost_of({"a": 3, "b": 3, "c": 3}), tolerance) == {"a": 3, "b": 3, "c": 3}
+
+
+def test_each_target_has_its_row_of_alpha():
+  alpha = {name: np.stack([values, values[::-1]]) for name, values in ALPHA.items()}
+  assert select_for_targets(LAYERS, alpha, (240.0, 145.0), 0.2) == [
+      ({"a": 8, "b": 8, "c": 4}, {"a": 8, "b": 8, "c": 4}), ({"a": 3, "b": 3, "c": 4}, {"a": 3, "b": 3, "c": 4})]
+
+
+def test_layers_with_different_candidates():
+  layers = (*LAYERS, LayerCost("d", 10**9, 20, (2, 4), 4, "dense", "unsigned"))
+  assert candidate_widths(layers) == (2, 3, 4, 8) and uniform_widths(layers) == (4,)
+  assert uniform_bits(layers, 4) == {"first": 8, "a": 4, "b": 4, "c": 4, "d": 4}
+  with pytest.raises(ValueError, match=r"layer 'd' is at 3 bits; its candidates are \(2, 4\)"):
+    uniform_bits(layers, 3)
+  alpha = ALPHA | {"d": np.array([0.0, 1.0])}
+  assert select_within_target(layers, alpha, 136.0 + 8.0, 0.03) == {"a": 3, "b": 3, "c": 3, "d": 2}
+  tree = assigned_precision(layers, {"a": 8, "b": 3, "c": 4, "d": 4})
+  assert {name: int(leaf["candidate"]) for name, leaf in tree.items()} == {"first": 0, "a": 2, "b": 0, "c": 1, "d": 1}
+
+
+def test_target_below_reach():
+  with pytest.raises(ValueError, match="target_gbops is 100; the lowest bit-widths already cost 136"):
+    select_within_target(LAYERS, ALPHA, 100.0, 0.03)
+
+
+def test_average_bits_are_weighted_by_the_elements_read():
+  # (8 * 100 + 3 * 50 + 4 * 30 + 8 * 20) / 200
+  assert average_activation_bits(LAYERS, {"first": 8, "a": 3, "b": 4, "c": 8}) == 6.15
