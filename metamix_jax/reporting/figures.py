@@ -116,7 +116,7 @@ def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
 
 
 def _probability_values(run, target_gbops, num_steps):
-  """Returns probabilities [bit-widths, searched layers, steps]; NaN, drawn grey, where a layer has no such candidate."""
+  """Returns probabilities [bit-widths, searched layers, steps]; NaN, drawn grey, where a layer lacks a candidate."""
   searched, widths = [layer for layer in run.layers if layer.searched], candidate_widths(run.layers)
   values = np.full((len(widths), len(searched), num_steps), np.nan)
   for panel, bits in enumerate(widths):
@@ -226,7 +226,8 @@ def accuracy_against_cost(run: SavedRun) -> Figure | None:
     reached = sorted(
         (result.gbops, getattr(result, name)) for result in run.target_results if getattr(result, name) is not None)
     if reached:
-      axes.plot(*zip(*reached, strict=True), marker=marker, color=colour, linewidth=1.3, label=label, markeredgecolor="white")
+      axes.plot(*zip(*reached, strict=True), marker=marker, color=colour, linewidth=1.3, label=label,
+                markeredgecolor="white")
   if run.full_precision_top1 is not None:
     axes.axhline(run.full_precision_top1, color=BLACK, linestyle="--", linewidth=1, label="full precision")
   for number, target in enumerate(run.targets):

@@ -152,7 +152,7 @@ def run_in_process(run: SweepRun, stop_request: StopRequest) -> int:
 
 
 def write_results(runs: Sequence[SweepRun], workdir: pathlib.Path) -> None:
-  """Writes DIR/results.csv, a row for each target of each finished run, and DIR/accuracy_against_cost.png, atomically."""
+  """Writes DIR/results.csv, a row for each target of each finished run, and DIR/accuracy_against_cost.png."""
   rows = list(_rows(runs))
   text = io.StringIO()
   writer = csv.DictWriter(text, [*runs[0].values, *COLUMNS], lineterminator="\n")
@@ -163,7 +163,7 @@ def write_results(runs: Sequence[SweepRun], workdir: pathlib.Path) -> None:
 
 
 def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], grid: Sequence[str]) -> Figure | None:
-  """Draws top-1 over GBOPs of all rows of a results.csv; lines join the means over the seeds. None where there are no rows.
+  """Draws top-1 over GBOPs of all rows of a results.csv; lines join the means over the seeds. None without rows.
 
   Args:
     rows: by column.

@@ -102,7 +102,8 @@ def format_costs(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]
         f"{layer.name:<{width}}  {layer.kind:<9}  {layer.macs:>12,}  {layer.weight_bits:>11}  "
         f"{activation_bits[layer.name]:>15}  {share:>13.2%}{note}")
   searched = [layer for layer in layers if layer.searched]
-  fixed = [layer for layer in layers if not layer.searched]
+  fixed = " and ".join(
+      f"{layer.name} ({layer.candidate_bits[0]}/{layer.weight_bits})" for layer in layers if not layer.searched)
   lowest, highest = attainable_range(layers)
   lines += [
       "", f"{len(layers)} layers, {len(searched)} searched; {sum(layer.macs for layer in layers):,} MACs",
@@ -115,8 +116,7 @@ def format_costs(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]
       f"Attainable range           {lowest:12.6f} to {highest:.6f} GBOPs",
       "",
       "Rule: BOPs = sum of MACs x weight bits x activation bits over every convolution and dense layer, one image.",
-      f"Not searched, {' and '.join(f'{layer.name} ({layer.candidate_bits[0]}/{layer.weight_bits})' for layer in fixed)} "
-      "(activation/weight bits); weights elsewhere "
+      f"Not searched, {fixed} (activation/weight bits); weights elsewhere "
       f"{', '.join(str(bits) for bits in sorted({layer.weight_bits for layer in searched}))} bits.",
       "Batch norm, additions and pooling are not counted. Published figures differ in this rule.",
   ]
