@@ -27,7 +27,7 @@ def assigned_precision(layers: Sequence[LayerCost], bits: Mapping[str, int]) -> 
 
   Args:
     layers: every quantised layer.
-    bits: bits by layer name; only those of searched layers are used.
+    bits: bits by layer name; layers that are not searched are ignored.
 
   Raises:
     ValueError: a layer does not have this candidate.

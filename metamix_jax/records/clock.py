@@ -40,7 +40,7 @@ class Clock:
     return time.monotonic() - self._started
 
   def continue_from(self, seconds: float) -> None:
-    """Sets the seconds of the phase to those of a checkpoint."""
+    """Sets the seconds of the phase, from a checkpoint."""
     self._started = time.monotonic() - seconds
 
   def count_step(self) -> None:

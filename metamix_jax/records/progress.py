@@ -29,7 +29,7 @@ def show_bar(iterable: Iterable | None, name: str, total: int, unit: str = "batc
     unit: name of an item.
     first: number of finished items.
   """
-  disable = None if multihost.is_lead_process() else True  # None: where stdout is no terminal.
+  disable = None if multihost.is_lead_process() else True  # None: disabled if stdout is not a terminal.
   return tqdm(
       iterable, desc=name, total=total, unit=unit, initial=first, leave=iterable is None, file=sys.stdout,
       dynamic_ncols=True, smoothing=_SMOOTHING, disable=disable)

@@ -181,7 +181,7 @@ def _layers(text):
 
 
 def _records(text):
-  whole, _, _ = text.rpartition("\n")  # What is behind it is still being written.
+  whole, _, _ = text.rpartition("\n")  # An incomplete last line is still being written.
   records = []
   for number, line in enumerate(whole.splitlines(), 1):
     try:

@@ -46,7 +46,7 @@ def series_style(index: int) -> dict:
 
 
 def save(draw: Callable[[], Figure | None], path: pathlib.Path) -> bool:
-  """Draws a figure in the shared style and writes it atomically as a PNG; returns False if there is nothing to draw."""
+  """Draws a figure in the shared style and writes it atomically as a PNG; returns False if `draw` returns None."""
   with matplotlib.rc_context(_STYLE):
     figure = draw()
     if figure is None:
