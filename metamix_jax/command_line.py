@@ -98,11 +98,11 @@ class _StringOrNone(flags.ArgumentParser):
     return None if argument == "None" else super().parse(argument)
 
 
-class _IntegerOrNone(flags.IntegerParser):
+class _IntegerOrNone(flags.ArgumentParser):
   """Reads an integer, and the word None as None."""
 
   def parse(self, argument):
-    return None if argument == "None" else super().parse(argument)
+    return None if argument == "None" else flags.IntegerParser().parse(argument)
 
 
 def _first_unknown_field(argv, config):

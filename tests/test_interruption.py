@@ -57,6 +57,7 @@ def test_killed_runs_end_in_the_same_network(num_kills, scale, data_dir, tmp_pat
         break
     output.extend(process.stdout)
     code = process.wait()
+    process.stdout.close()
     text = "".join(output)
     assert "Traceback" not in text and code in (0, EXIT_INTERRUPTED, -signal.SIGKILL), text
     if code == 0:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -57,7 +58,7 @@ def layer_gbops(layer: LayerCost, activation_bits: float | jax.Array):
   return activation_bits * (layer.macs * layer.weight_bits / 1e9)
 
 
-def gbops(layers: Sequence[LayerCost], activation_bits: Mapping[str, float | jax.Array]):
+def gbops(layers: Sequence[LayerCost], activation_bits: Mapping[str, float | jax.Array]) -> Any:
   """M8 [C]: computes GBOPs = sum_l MACs_l * weight_bits_l * activation_bits_l / 1e9, of one image.
 
   Args:

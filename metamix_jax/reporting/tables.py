@@ -16,7 +16,13 @@ from metamix_jax.reporting.saved_run import SavedRun
 
 
 def format_table(run: SavedRun) -> str:
-  """Returns the results of a finished run as text: the layers of a single target, or the curve of several."""
+  """Returns the results of a finished run as text: the layers of a single target, or the curve of several.
+
+  Raises:
+    ValueError: the run is not finished.
+  """
+  if run.summary is None:
+    raise ValueError(f"{run.folder} holds a run that is not finished; it has no summary.")
   lines = _format_target(run) if len(run.targets) == 1 else _format_curve(run)
   if run.summary["skipped_records"]:
     lines += [

@@ -4,6 +4,7 @@ Weight side: clip by global norm over everything, then by label: convolution ker
 gradient, not decoupled [C]), everything else does not. Architecture side: Adam with L2 on alpha [C].
 """
 
+from collections.abc import Hashable
 import functools
 
 from flax import traverse_util
@@ -67,7 +68,7 @@ def weight_optimizer(
     max_gradient_norm: clip threshold of the global norm of the whole gradient.
   """
   adam = functools.partial(optax.adam, learning_rate, b1=beta1, b2=beta2, eps=epsilon)
-  by_label = {
+  by_label: dict[Hashable, optax.GradientTransformation] = {
       "conv_kernel": optax.chain(optax.add_decayed_weights(conv_l2), adam()),
       "other_weight": adam(),
       "step_size": adam(),

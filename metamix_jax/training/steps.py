@@ -129,7 +129,7 @@ def bit_search_steps(archs: ArchState, meta: MetaState, batch: Batch) -> tuple[A
   return jax.lax.map(lambda arch: bit_search_step(arch, meta, batch), archs)
 
 
-def expected_bits(network: Network, alpha: dict[str, Array]) -> dict[str, Array]:
+def expected_bits(network: Network, alpha: dict[str, Array]) -> dict[str, Array | int]:
   """Turns alpha into bits by layer name: hard selection forward, softmax backward (M7); constants if not searched."""
   return {
       layer.name: straight_through_selection(alpha[layer.name]) @ jnp.array(layer.candidate_bits, jnp.float32)

@@ -11,7 +11,7 @@ from metamix_jax.method.precision import uniform_precision
 from metamix_jax.models import create_network
 from metamix_jax.nn.scheme import Placement, QuantizationScheme
 from metamix_jax.nn.tracing import trace_layers
-from metamix_jax.training import optimizers, parallel
+from metamix_jax.training import optimizers, parallel, steps
 from metamix_jax.training.state import Network, create_arch_states, create_meta_state
 
 SHAPE = (8, 8, 1)
@@ -109,6 +109,32 @@ def test_same_update_on_one_and_four_devices(programs, states, batch, step):
   else:
     assert_close(results[0].trainable, results[1].trainable)
     assert_close(results[0].batch_stats, results[1].batch_stats)
+
+
+@pytest.mark.parametrize("step", ["weight_step", "bit_meta_step", "bit_search_steps", "evaluation_step",
+                                  "calibration_step", "batch_moments_step"])
+def test_jit_of_shard_map_gives_the_numbers_of_pmap(programs, states, batch, step):
+  """The steps are ready for the day on which pmap goes: only parallel.py would change.
+
+  With check_vma=True, shard_map's default, the gradient of a replicated argument is summed over the axis already, and the
+  pmean in the steps would be wrong.
+  """
+  meta, arch = states
+  precision = uniform_precision(meta.network.layers, np.int32(1))
+  batch = batch | {"mask": np.array([1, 1, 1, 0, 1, 1, 0, 1], np.float32)}
+  arguments = {
+      "weight_step": (meta, precision), "bit_meta_step": (meta,), "bit_search_steps": (arch, meta),
+      "evaluation_step": (meta.without_optimizer(), precision), "calibration_step": (meta,),
+      "batch_moments_step": (meta.without_optimizer(), precision)}[step]
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), (steps.AXIS,))
+  replicated, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(steps.AXIS)
+  twin = jax.jit(jax.shard_map(
+      getattr(steps, step), mesh=mesh, in_specs=(*[replicated] * len(arguments), split), out_specs=replicated,
+      check_vma=False))
+  expected = getattr(programs[4], step)(*arguments, parallel.split_batch(batch, 4))
+  actual = twin(*arguments, batch)
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  assert_identical(jax.device_get(actual), jax.device_get(expected))
 
 
 def test_each_leaf_has_one_label_and_a_stranger_is_an_error(states):
