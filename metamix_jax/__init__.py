@@ -1,7 +1,7 @@
 """MetaMix in JAX: mixed-precision activation quantisation by a meta-state precision searcher.
 
-The names below are what a research fork builds with; everything else is reached through its module. A name is imported
-when it is first used, so that reading the files of a run does not load the training stack.
+A research fork builds with the names below; import everything else from its module. Each name is imported at its first
+use, so a program that only reads the files of a run does not load the training stack.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""What the commands share: flags, config files, and a user's mistakes in one sentence with status 2."""
+"""Shared parts of the commands: flags, config files, and a user's mistake as one sentence with status 2."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -27,9 +27,9 @@ def stop(program: str, error: Exception | str) -> NoReturn:
 
 @contextlib.contextmanager
 def exit_on_user_error(program: str) -> Iterator[None]:
-  """Ends the process with one sentence and status 2 where a UserError is raised; every other exception passes.
+  """Ends the process with one sentence and status 2 at a UserError; every other exception passes.
 
-  As a decorator of a command's main, or in a with statement.
+  Use it as a decorator of a command's main, or in a with statement.
   """
   try:
     yield
@@ -40,9 +40,8 @@ def exit_on_user_error(program: str) -> Iterator[None]:
 def flags_parser(program: str) -> Callable[[list[str]], list[str]]:
   """Returns the flags_parser of absl's app.run for a command, with or without a flag --config.
 
-  A wrong flag or config field ends the process with one sentence and status 2; so does a UserError of the config file.
-  What else the config file raises keeps its traceback. The word None stands for None in fields that are a string or an
-  integer.
+  A wrong flag, a wrong config field or a UserError of the config file ends the process with one sentence and status 2.
+  Any other exception of the config file keeps its traceback. In string and integer fields the word None means None.
   """
   def parse(argv):
     sys.path.insert(0, os.getcwd())  # Where `python -m` finds a network of the user's own, scripts find it too.
@@ -68,7 +67,7 @@ def flags_parser(program: str) -> Callable[[list[str]], list[str]]:
 
 @dataclasses.dataclass
 class _Loaded:
-  """What came of --config: a config, or an exception."""
+  """Holds the result of --config: a config, or an exception."""
 
   config: ml_collections.ConfigDict | None = None
   error: Exception | None = None
@@ -109,7 +108,7 @@ class _IntegerOrNone(flags.ArgumentParser):
 
 
 def _first_unknown_field(argv, config):
-  """The sentence for the first --config.FIELD that the config does not have; None where there is none."""
+  """Returns the sentence for the first --config.FIELD that the config does not have, or None."""
   known = list(_field_names(config or {}))
   for argument in argv[1:] if known else ():
     match = re.match(rf"--?(?:no)?{_CONFIG_FLAG}\.([^=]+)", argument)
@@ -119,7 +118,7 @@ def _first_unknown_field(argv, config):
 
 
 def _field_names(config, prefix=""):
-  """Yields "section.field" of everything in a ConfigDict, its sections among them."""
+  """Yields "section.field" of all fields of a ConfigDict, and the names of its sections."""
   for name, value in config.items():
     yield f"{prefix}{name}"
     if isinstance(value, ml_collections.ConfigDict):

@@ -1,6 +1,7 @@
-"""What a config may say: every field, its type and its range, checked before any device work.
+"""The rules of a config: every field with its type and range, checked before any device work.
 
-Values live in configs/; here are only the rules. An unknown, missing or wrong field raises one sentence.
+configs/ has the values; this file has only the rules. An unknown, missing or wrong field raises UserError with one
+sentence.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,14 +12,14 @@ import ml_collections
 from metamix_jax.errors import UserError
 from metamix_jax.records import names
 
-# The ends of what the machine holds: float32's smallest normal, largest, and last number below 1; int32's and uint32's
-# last.
+# Limits of the number types: float32's smallest normal number, its largest number and its last number below 1; the
+# largest int32 and uint32.
 FLOAT_TINY, FLOAT_MAX, BELOW_ONE = 2.0**-126, (2 - 2.0**-23) * 2.0**127, 1 - 2.0**-24
 INT_MAX, UINT_MAX = 2**31 - 1, 2**32 - 1
 
 
 class Rule(NamedTuple):
-  """What a field may hold: a test of the value, and the same in words."""
+  """Holds the rule of a field: a test of its value, and the same rule in words."""
 
   holds: Callable[[Any], bool]
   words: str
@@ -29,7 +30,7 @@ def _is_int(value, low, high) -> bool:
 
 
 def _is_number(value, low=-FLOAT_MAX, high=FLOAT_MAX) -> bool:
-  """Not a bool, and neither NaN nor an infinity, which lie in no range."""
+  """Tells whether a value is a number in a range; a bool, NaN or an infinity is not."""
   return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
@@ -43,7 +44,7 @@ def _is_numbers(value, low=-FLOAT_MAX) -> bool:
 
 
 def _is_targets(value) -> bool:
-  """Different targets have different names, so they must not agree in all digits of a name."""
+  """Tells whether a value is one target or an ascending tuple; the six digits of their names must differ."""
   numbers = value if isinstance(value, tuple) else (value,)
   return (bool(numbers) and _is_numbers(numbers, FLOAT_TINY) and list(numbers) == sorted(numbers)
           and len(set(map(names.format_target, numbers))) == len(numbers))
@@ -69,14 +70,14 @@ def _optional(rule: Rule) -> Rule:
   return Rule(lambda v: v is None or rule.holds(v), f"{rule.words}, or None")
 
 
-# What config.data.augmentation may say.
+# Values of config.data.augmentation.
 SHIFT, RANDOM_RESIZED_CROP = AUGMENTATIONS = ("shift", "random_resized_crop")
 
 POSITIVE_INT = _integer(1, INT_MAX)
 COUNT = _integer(0, INT_MAX)
 BATCH_SIZE = _integer(1, 2**20)
 IMAGE_SIZE = _integer(1, 2**14)
-# So many that a phase's steps are still an int32 with 20,000 steps in an epoch.
+# With 20,000 steps in an epoch, the number of steps of a phase still fits an int32.
 EPOCHS, EPOCHS_OR_NONE = _integer(1, 100_000), _integer(0, 100_000)
 BITS = _integer(2, 8)
 POSITIVE = Rule(lambda v: _is_number(v, FLOAT_TINY), "a number above 0 that float32 holds")
@@ -163,15 +164,15 @@ RULES = {
 }
 # Fields of the networks themselves; models.create_network checks them against the module.
 FREE_SECTIONS = ("network.options", "teacher.options")
-# What config.teacher.name may say besides a network: the full-precision network that training starts from, or no
-# teacher, which leaves the labels.
+# Values of config.teacher.name besides a network: the full-precision network after pretraining, or no teacher but the
+# labels.
 STUDENT, LABELS = "student", "labels"
-# For config.teacher.weights: an untrained teacher, only good for trying a config out.
+# A value of config.teacher.weights: an untrained teacher, to try a config out.
 RANDOM_WEIGHTS = "random"
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Returns {"section.field": value}; a free section stays one dict of plain values."""
+  """Returns {"section.field": value}; a free section (network.options) stays one dict of plain values."""
   fields = {}
   for section, values in config.items():
     if not isinstance(values, ml_collections.ConfigDict):
@@ -183,7 +184,7 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
-  """Checks every field of a config by itself, and those that belong together.
+  """Checks every field of a config alone, then fields that depend on each other.
 
   Raises:
     UserError: one sentence that names the field, its value and what is allowed.
@@ -208,11 +209,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
-  """Returns the sentence for a field that a config does not have; it lists the fields of its section, or else all.
+  """Returns the sentence for an unknown field; it lists the fields of the section, or all fields without one.
 
   Args:
     name: "section.field".
-    known: the names of the fields that there are.
+    known: names of the existing fields.
   """
   section = name.rpartition(".")[0]
   beside = [other for other in known if section and other.startswith(f"{section}.")]
@@ -267,14 +268,14 @@ def _teacher_has_weights(config):
             f"{RANDOM_WEIGHTS!r}, to try a config out).")
 
 
-# Of fields that hold by themselves: each returns a sentence, or None.
+# Checks of fields that depend on each other: each returns a sentence, or None.
 CROSS_FIELD_CHECKS: tuple[Callable[[ml_collections.ConfigDict], str | None], ...] = (
     _bits_are_searched, _trained_targets_are_targets, _given_bits_have_one_target, _weights_are_given_or_trained,
     _evaluation_crop_fits, _shift_stays_inside, _teacher_has_weights)
 
 
 def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: int | None = None) -> None:
-  """Raises UserError if the devices do not divide a batch size, or it exceeds the training images."""
+  """Raises UserError if the devices do not divide a batch size, or if it exceeds the number of training images."""
   if batch_size % num_devices:
     raise UserError(
         f"config.{name} is {batch_size}, which {num_devices} devices do not divide; allowed are multiples of "
@@ -284,7 +285,7 @@ def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: i
 
 
 def check_target(target_gbops: float, attainable: tuple[float, float]) -> None:
-  """Raises UserError if a target in GBOPs lies outside what the network can reach."""
+  """Raises UserError if a target in GBOPs lies outside the attainable range (lowest, highest)."""
   low, high = attainable
   if not low <= target_gbops <= high:
     raise UserError(

@@ -1,4 +1,4 @@
-"""Loads config files, from wherever they lie: for the commands, and for config files that derive from others."""
+"""Loads config files from any folder: for the commands, and for config files that derive from others."""
 
 import importlib.machinery
 import importlib.util
@@ -13,18 +13,18 @@ from metamix_jax.errors import UserError
 
 
 def load_config(path: str | os.PathLike, argument: str | None = None) -> ml_collections.ConfigDict:
-  """Loads what the get_config() of a Python file returns, locked: fields can be set, and none added.
+  """Loads the config that get_config() of a Python file returns, locked: fields can be set, but not added.
 
-  A config that derives from another loads it, sets what differs and returns it.
+  A config that derives from another one loads it, changes what differs, and returns it.
 
   Args:
     path: the file; a relative path is looked up in the current folder. A file beside another config is
       pathlib.Path(__file__).with_name("base.py").
-    argument: handed to get_config(), as what follows the colon of --config=FILE:ARGUMENT; None: nothing is.
+    argument: argument of get_config(), such as ARGUMENT in --config=FILE:ARGUMENT; None: no argument.
 
   Raises:
-    UserError: the file cannot be read, or has no get_config() that takes the argument and returns a ConfigDict. What
-      the file itself raises passes unchanged.
+    UserError: the file cannot be read, or has no get_config() that takes the argument and returns a ConfigDict. An
+      exception of the file itself passes unchanged.
   """
   try:
     pathlib.Path(path).read_bytes()
@@ -50,4 +50,4 @@ def load_config(path: str | os.PathLike, argument: str | None = None) -> ml_coll
   if not isinstance(config, ml_collections.ConfigDict):
     raise UserError(
         f"get_config() of the config file {os.fspath(path)!r} returns {config!r}; it must return a ConfigDict.")
-  return config.unlock().lock()  # What is locked already would not lock sections that were put into it later.
+  return config.unlock().lock()  # lock() on a locked config would skip sections that were added later.

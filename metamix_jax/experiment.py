@@ -1,4 +1,4 @@
-"""One run from a context and a folder: its phases in order, each computed or restored, and its summary."""
+"""One run in a folder: its phases in order, each computed or restored, and its summary."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -42,19 +42,19 @@ from metamix_jax.training.state import MetaState, Teacher, create_meta_state
 logger = logging.getLogger("metamix_jax")
 
 def run(context: TrainingContext, workdir: pathlib.Path, stop_request: StopRequest | None = None) -> dict[str, Any]:
-  """Runs all phases, or continues the run that the folder holds.
+  """Runs all phases, or continues the run in the folder.
 
   Args:
-    context: from training.context.prepare, perhaps with parts of a fork in it (dataclasses.replace).
+    context: from training.context.prepare; a fork may have replaced parts of it (dataclasses.replace).
     workdir: DIR.
-    stop_request: asked after every step and phase; None: the run is never asked to stop.
+    stop_request: read after every step and phase; None: the run is never asked to stop.
 
   Returns:
-    The summary that DIR/report/summary.json holds.
+    The summary, as in DIR/report/summary.json (docs/metrics.md).
 
   Raises:
-    UserError: the workdir holds another run, before any compilation; later on, a record that cannot be decoded, a loss
-      that is not finite, or a checkpoint that cannot be written.
+    UserError: before any compilation, the folder belongs to another config or other data; later, an image cannot be
+      decoded, a loss is not finite, or a file cannot be written.
     Interrupted: the run was asked to stop, and everything is saved.
   """
   config, layers = context.config, context.network.layers
@@ -85,7 +85,7 @@ def run(context: TrainingContext, workdir: pathlib.Path, stop_request: StopReque
       "meta_evaluation", meta, functools.partial(_evaluate_meta_state, context, selection))
   meta_evaluation = parse_results(
       run_phases.results_file("meta_evaluation"), MetaEvaluation.from_json, results, layers, targets(config))
-  # The weight training of every target starts from it, and arrays on the devices are donated to the first step.
+  # Weight training of every target starts from this state, and its first step takes over the buffers on the devices.
   meta = _on_host(meta.without_optimizer())
   reached = []
   for target in selection.targets:
@@ -105,7 +105,7 @@ def run(context: TrainingContext, workdir: pathlib.Path, stop_request: StopReque
 
 
 def _pretrain(context: TrainingContext, saving: Saving, meta: MetaState, clock: Clock):
-  """The first phase: the full-precision network, trained or read from a file."""
+  """Computes the first phase: trains the full-precision network, or reads it from a file."""
   config, best = context.config, None
   if config.pretraining.weights is None:
     meta, best = phases.pretrain(context, meta, saving, clock)
@@ -116,7 +116,7 @@ def _pretrain(context: TrainingContext, saving: Saving, meta: MetaState, clock: 
 
 
 def _select_bits(context: TrainingContext, teacher: Teacher | None, saving: Saving, meta: MetaState, clock: Clock):
-  """The second phase: the bits of every target, searched, or read from config.bits_from."""
+  """Computes the second phase: searches the bits of every target, or reads them from config.bits_from."""
   config, layers, tolerance = context.config, context.network.layers, context.config.arch.target_tolerance
   if config.bits_from is not None:
     bits = read_selected_bits(config.bits_from, layers)
@@ -134,7 +134,7 @@ def _select_bits(context: TrainingContext, teacher: Teacher | None, saving: Savi
 
 
 def _evaluate_meta_state(context: TrainingContext, selection: BitSelection, meta: MetaState, clock: Clock):
-  """The third phase: top-1 straight from the meta-state, at uniform bit-widths and at the selected bits."""
+  """Computes the third phase: top-1 straight from the meta-state, at uniform bit-widths and at the selected bits."""
   del clock
   uniform = evaluate_uniform_bits(context, meta)
   selected = {target.target_gbops: evaluate_bits(context, meta, target.bits) for target in selection.targets}
@@ -144,7 +144,7 @@ def _evaluate_meta_state(context: TrainingContext, selection: BitSelection, meta
 def _train_target(
     context: TrainingContext, run_phases: RunPhases, meta: MetaState, target: TargetResult, teacher: Teacher | None
 ) -> TargetResult:
-  """Both stages of M14 for one target, from the meta-state; returns the target with its top-1."""
+  """Trains one target from the meta-state, through both stages of M14; returns the target with both top-1s."""
   for stage, field in TOP1_OF_STAGE.items():
     name = name_for_target(stage, target.target_gbops, targets(context.config))
     if stage == "stage_b":
@@ -160,17 +160,20 @@ def _train_target(
 def _train_weights(
     context: TrainingContext, stage: str, name: str, field: str, bits: Mapping[str, int], teacher: Teacher | None,
     saving: Saving, meta: MetaState, clock: Clock):
-  """One stage of M14, and its top-1 at the end."""
+  """Computes one stage of M14, and its top-1 at the end."""
   meta, best = phases.train_weights(context, stage, meta, bits, teacher, saving, clock, name)
   return meta, {field: evaluate(context, meta, assigned_precision(context.network.layers, bits)), "best": best}
 
 
 def create_teacher(context: TrainingContext, student: MetaState) -> Teacher | None:
-  """Creates the source of soft targets that config.teacher names; None: labels (M9).
+  """Creates the teacher that config.teacher names (M9).
 
   Args:
     context: of the run.
     student: the full-precision network after pretraining.
+
+  Returns:
+    The teacher, replicated over the devices; None if the targets are labels.
 
   Raises:
     UserError: the file of weights does not fit the teacher.
@@ -179,7 +182,7 @@ def create_teacher(context: TrainingContext, student: MetaState) -> Teacher | No
   if config.name == LABELS:
     return None
   if config.name == STUDENT:
-    weights, batch_stats = _on_host((student.weights, student.batch_stats))  # Its own are donated to the next step.
+    weights, batch_stats = _on_host((student.weights, student.batch_stats))  # The next step takes over its arrays.
     return context.replicate(Teacher(weights, batch_stats, context.network, config.dtype))
   network = context.teacher_network
   if network is None:
@@ -192,5 +195,5 @@ def create_teacher(context: TrainingContext, student: MetaState) -> Teacher | No
 
 
 def _on_host(tree):
-  """Copies: what jax.device_get shows on a CPU is overwritten by the step that an array is donated to."""
+  """Copies a tree to the host; on a CPU, jax.device_get alone shows buffers that the next step overwrites."""
   return jax.tree.map(np.array, jax.device_get(tree))

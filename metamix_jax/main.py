@@ -1,4 +1,4 @@
-"""python -m metamix_jax.main --config=configs/digits.py --workdir=DIR"""
+"""Runs all phases of a config: python -m metamix_jax.main --config=configs/digits.py --workdir=DIR"""
 
 from collections.abc import Sequence
 import logging
@@ -30,20 +30,20 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python 
 
 @exit_on_user_error("metamix_jax")
 def main(argv):
-  """Runs all phases of the config and prints the summary; a UserError ends in one sentence and status 2."""
+  """Runs all phases of the config and prints the results; a UserError becomes one sentence and status 2."""
   if len(argv) > 1:
     stop("metamix_jax", f"unknown argument {argv[1]!r}; allowed are --config, --config.FIELD=VALUE and --workdir.")
-  # Orbax logs an error with its traceback before it raises it; what it raises ends in a sentence of ours.
+  # Orbax logs an error with its traceback before it raises it; our sentence about the error is enough.
   absl_logging.set_verbosity(absl_logging.FATAL)
   addresses = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   if _DISTRIBUTED.value or any(value is not None for value in addresses):  # Before anything asks for a device.
     multihost.connect(*addresses)
   _log_lines()
   workdir = pathlib.Path(str(_WORKDIR.value))
-  # A run that is continued, or a second run of the folder, then compiles nothing again.
+  # A continued run, or a second run in the folder, then compiles nothing again.
   jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
   stop_request = StopRequest()
-  if not jax.distributed.is_initialized():  # There JAX listens, and tells all processes of the first SIGTERM.
+  if not jax.distributed.is_initialized():  # Otherwise JAX listens, and tells all processes of the first SIGTERM.
     stop_request.listen_for_sigterm()
   try:
     experiment.run(prepare(_CONFIG.value), workdir, stop_request)
@@ -55,7 +55,7 @@ def main(argv):
 
 
 def _report(workdir: pathlib.Path, all_targets: Sequence[float]):
-  """Prints the table of a finished run, writes its page, and says where everything is."""
+  """Prints the table of a finished run, writes its page, and prints the paths of its files."""
   from metamix_jax.reporting import page, saved_run, tables  # Here, because matplotlib takes seconds to load.
   print(tables.format_table(saved_run.read(workdir)))
   names = [name_for_target("selected_bits", target, all_targets) for target in all_targets]
@@ -64,7 +64,7 @@ def _report(workdir: pathlib.Path, all_targets: Sequence[float]):
 
 
 def _log_lines():
-  """Writes the lines of our own logger to stdout; the notes of libraries stay out of the progress lines."""
+  """Writes the lines of our logger to stdout, without the notes of libraries."""
   logger = logging.getLogger("metamix_jax")
   logger.setLevel(logging.INFO if multihost.is_lead_process() else logging.WARNING)
   logger.addHandler(LineHandler())
@@ -72,7 +72,7 @@ def _log_lines():
 
 
 def run():
-  """Console entry point."""
+  """Starts the command line; the console script calls it."""
   flags.mark_flags_as_required(["config", "workdir"])
   app.run(main, flags_parser=flags_parser("metamix_jax"))
 

@@ -5,11 +5,11 @@
   JAX_PLATFORMS=cpu python scripts/aot_tpu.py --topology=v5e:4x4 --config=configs/imagenet.py:resnet18
   JAX_PLATFORMS=cpu python scripts/aot_tpu.py --topology=v5e:8x8 --config=... --batch_sizes=256,512,1024
 
-For each global batch size and each step, per chip: memory of arguments, outputs and temporaries as the compiler reports
-it, and their sum against the chip's memory; FLOPs by the compiler's count, which takes the body of a loop once (bit-meta
-is a loop over the bit-widths); all-reduces and the bytes that they sum, loops counted as often as they turn.
-Nothing is run: speed and numbers are not verified by this. A step takes the compiler minutes; --effort=-1 asks for less
-optimisation, a quarter of the time, and temporaries that are a few percent off.
+For each global batch size and each step it prints, per chip: memory of arguments, outputs and temporaries as the
+compiler reports it, and their sum against the chip's memory; FLOPs as the compiler counts them, with the body of a loop
+counted once (bit-meta is a loop over the bit-widths); all-reduces and the bytes that they sum, with each turn of a loop
+counted. Nothing is run, so speed and numbers are not verified. The compiler takes minutes for a step; --effort=-1 takes
+a quarter of the time, and its temporaries differ by a few percent.
 """
 
 import os
@@ -81,7 +81,7 @@ def main(argv):
 
 
 def topology_devices(name):
-  """The chips of a slice, without one; ValueError if there is no such slice or no TPU compiler."""
+  """Describes the chips of a slice, without a TPU; raises UserError if the slice or the TPU compiler does not exist."""
   generation = name.partition(":")[0]
   if generation not in CHIP_MEMORY:
     raise UserError(f"--topology is {name!r}; allowed are GENERATION:SHAPE with {', '.join(CHIP_MEMORY)}.")
@@ -94,7 +94,7 @@ def topology_devices(name):
 
 
 def programs(config, network, teacher_network, devices, batch_size):
-  """(name, program, shapes of its arguments) of each step."""
+  """Yields (name, program, shapes of its arguments) of each step."""
   steps = parallel.make_programs(devices)
   channels = len(config.data.mean)
   states = jax.eval_shape(lambda: synthetic.create_states(config, network, teacher_network, channels))
@@ -112,7 +112,7 @@ def programs(config, network, teacher_network, devices, batch_size):
 
 
 def row(program, arguments, memory):
-  """The cells of one step."""
+  """Returns the cells of one step."""
   start = time.monotonic()
   try:
     compiled = program.lower(*arguments).compile({"exec_time_optimization_effort": _EFFORT.value})
@@ -134,7 +134,7 @@ def row(program, arguments, memory):
 
 
 def loop_turns(text):
-  """How often each computation of a compiled program is run, by name: loops as often as they turn."""
+  """Counts the executions of each computation of a compiled program, by name, with each turn of a loop."""
   turns, calls, current = {}, [], None
   for line in text.splitlines():
     header = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
@@ -156,7 +156,7 @@ def loop_turns(text):
 
 
 def all_reduces(text, turns):
-  """Number of all-reduces that a program runs, and the bytes that they sum on each chip."""
+  """Counts the all-reduces that a program runs, and the bytes that they sum on each chip."""
   count = total = 0
   current = None
   for line in text.splitlines():

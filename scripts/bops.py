@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Prints what every layer of a config's network costs, and what the whole network costs at each bit-width.
+"""Prints the cost of every layer of a config's network, and of the whole network at each bit-width.
 
   python scripts/bops.py --config=configs/digits.py                        every searched layer at its lowest bits
   python scripts/bops.py --config=configs/digits.py --bits=8               every searched layer at 8 bits
   python scripts/bops.py --config=configs/digits.py --bits=selected_bits.json
 
-Needs no data: a data set's number of classes is known before it is prepared. Nothing is compiled.
+It needs no data, because the number of classes of a data set is known before it is prepared. Nothing is compiled.
 """
 
 from absl import app, flags
@@ -25,7 +25,7 @@ _BITS = flags.DEFINE_string("bits", None, "A candidate bit-width for all searche
 
 @exit_on_user_error("bops")
 def main(argv):
-  """Prints the table; a bad input ends in one sentence and status 2."""
+  """Prints the table; a UserError becomes one sentence and status 2."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
   layers = context.networks_without_data(_CONFIG.value)[0].layers

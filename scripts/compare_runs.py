@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Compares two runs bit for bit: selected bits, records of every step, weights and step sizes of every phase.
+"""Compares two runs bit for bit: selected bits, records, and the saved arrays of every phase.
 
   python scripts/compare_runs.py runs/before runs/after
 
-For checking that a change of the code changes no number. Times are left out. Prints a line for each kind of file, and ends
-with status 1 where something differs.
+Use it to check that a change of the code changes no number. Times are not compared. It prints one line for each kind
+of file, and ends with status 1 if anything differs.
 """
 
 import json
@@ -22,7 +22,7 @@ TIMES = ("wall_seconds", "images_per_second")
 
 
 def main(argv):
-  """Compares; a bad folder ends in one sentence and status 2."""
+  """Compares two folders; a wrong folder becomes one sentence and status 2."""
   if len(argv) != 3:
     stop("compare_runs", f"{len(argv) - 1} folders are given; it takes two.")
   runs = [pathlib.Path(folder) for folder in argv[1:]]

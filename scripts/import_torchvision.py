@@ -4,9 +4,9 @@
   python scripts/import_torchvision.py mobilenet_v2 mobilenet_v2-b0353104.pth weights/mobilenet_v2
   python scripts/import_torchvision.py resnet101 resnet101.safetensors weights/resnet101
 
-A `.pth` needs torch (pip install 'metamix_jax[torch]'), a `.safetensors` does not. The number of classes is read from
-the file. Every array of the file is used exactly once; a missing, extra or mis-shaped one is named and nothing is
-written.
+A `.pth` needs torch (pip install -e '.[torch]'), a `.safetensors` does not. The file determines the number of classes.
+Each array of the file is used exactly once. If an array is missing, superfluous or of another shape, a sentence names
+it, and nothing is written.
 """
 
 import pathlib
@@ -22,7 +22,7 @@ from metamix_jax.models import pretrained
 
 @exit_on_user_error("import_torchvision")
 def main(argv):
-  """Converts; a bad input ends in one sentence and status 2."""
+  """Converts one file; a UserError becomes one sentence and status 2."""
   absl_logging.set_verbosity(absl_logging.WARNING)
   if len(argv) != 4:
     raise UserError(f"the arguments are MODEL IN OUT, MODEL one of {', '.join(pretrained.TORCHVISION_NAMES)}.")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Writes a data set that TFDS reads as imagenet2012, so that its path can be run and timed without ImageNet.
+"""Writes a data set that TFDS reads as imagenet2012, to run and time the ImageNet configs without ImageNet.
 
   python scripts/make_standin_imagenet.py --data_dir=DIR --train=2000 --validation=500 --classes=10
 
-The same features and TFRecord shards as the real one; JPEGs of photograph-like sizes and detail, whose texture and
-colour depend on the class, so that a network can learn them. Read it with --config.data.data_dir=DIR. The classes are
-ImageNet's first ones, so a network still has 1,000 outputs. The same arguments write the same pictures.
+It has the features and TFRecord shards of ImageNet. Its JPEGs have the sizes and the detail of photographs; texture and
+colour depend on the class, so a network can learn them. Read it with --config.data.data_dir=DIR. The classes are the
+first ones of ImageNet, so a network still has 1,000 outputs. The same arguments write the same images.
 """
 
 import colorsys

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Makes a run's figures and its page again, from what the run has written: no training, no data, no accelerator.
+"""Makes the figures and the page of a run again, from its files: no training, no data, no accelerator.
 
   python scripts/report.py runs/digits
 
-For a run that is still going, or was interrupted, the page says what is not there yet. Written: DIR/report/*.png and
-DIR/report/report.html, which needs no other file.
+It writes DIR/report/*.png and DIR/report/report.html, which needs no other file. If the run is still going or was
+interrupted, the page says what is missing.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from metamix_jax.reporting import page
 
 @exit_on_user_error("report")
 def main(argv):
-  """Writes the report; a bad folder ends in one sentence and status 2."""
+  """Writes the report; a UserError becomes one sentence and status 2."""
   if len(argv) != 2:
     raise UserError(f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
   print(f"Written: {page.write(pathlib.Path(argv[1]))}")

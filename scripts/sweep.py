@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Runs every combination of a grid of config values, and puts their results side by side.
+"""Runs every combination of a grid of config values, and writes their results side by side.
 
   python scripts/sweep.py --config=configs/sweeps/digits_targets.py --workdir=runs/digits_targets
   python scripts/sweep.py --config=configs/sweeps/digits_targets.py --workdir=runs/digits_targets --print_commands
 
-The second prints the command of each run that is not finished, for a cluster to run, and runs nothing; the first then
-collects the results. Each run has a folder of its own. Finished ones are skipped, others continue where they were.
-Written after each: DIR/results.csv and DIR/accuracy_against_cost.png. SIGTERM stops the run and the sweep, status 75.
+The second command prints the commands of the unfinished runs, for a cluster, and runs nothing; the first command then
+collects the results. Each run has its folder. Finished runs are skipped, and interrupted ones continue. After each run
+the sweep writes DIR/results.csv and DIR/accuracy_against_cost.png. SIGTERM stops the run and the sweep with status 75.
 """
 
 import pathlib
@@ -27,7 +27,7 @@ _PRINT_COMMANDS = flags.DEFINE_bool("print_commands", False, "Print the commands
 
 @exit_on_user_error("sweep")
 def main(argv):
-  """Runs the sweep; a bad input ends in one sentence and status 2."""
+  """Runs the sweep; a UserError becomes one sentence and status 2."""
   del argv
   workdir = pathlib.Path(_WORKDIR.value)
   stop_request = StopRequest()

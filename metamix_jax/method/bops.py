@@ -9,16 +9,16 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
-  """Static facts of one quantised layer, for one image.
+  """Holds the static facts of one quantised layer, for one image.
 
   Attributes:
     name: path of the module, "/" between its parts.
-    macs: multiply-accumulate operations of one image.
-    input_elements: number of activation elements the layer reads, one image.
-    candidate_bits: candidate activation bit-widths; one entry: not searched.
+    macs: number of multiply-accumulate operations of one image.
+    input_elements: number of activation elements that the layer reads, of one image.
+    candidate_bits: candidate activation bit-widths, ascending; a layer with one candidate is not searched.
     weight_bits: bits of the weights.
-    kind: "conv", "depthwise" or "dense"; "other" for a layer class of the user's own.
-    input_range: what the layer reads (M3): "unsigned", "signed" or "hard_swish".
+    kind: "conv", "depthwise" or "dense"; "other" for a user's own layer class.
+    input_range: range of the values that the layer reads (M3): "unsigned", "signed" or "hard_swish".
   """
 
   name: str
@@ -46,21 +46,24 @@ class LayerCost:
 
 
 def layer_gbops(layer: LayerCost, activation_bits: float | jax.Array):
-  """Returns the GBOPs of one layer and one image, its term of M8: the only place that says what a layer costs.
+  """Returns the GBOPs of one layer on one image, its term of M8; no other function defines the cost of a layer.
 
   Args:
     layer: static facts of the layer.
-    activation_bits: bits of its input: a number, or a scalar array where a gradient is wanted.
+    activation_bits: bits of its input: a number, or a scalar array for a gradient.
+
+  Returns:
+    A float, or a scalar float32 array if the bits are an array.
   """
   return activation_bits * (layer.macs * layer.weight_bits / 1e9)
 
 
 def gbops(layers: Sequence[LayerCost], activation_bits: Mapping[str, float | jax.Array]) -> Any:
-  """M8 [C]: GBOPs = sum_l MACs_l * weight_bits_l * activation_bits_l / 1e9, of one image.
+  """M8 [C]: computes GBOPs = sum_l MACs_l * weight_bits_l * activation_bits_l / 1e9, of one image.
 
   Args:
     layers: every quantised layer, searched or not.
-    activation_bits: bits by layer name: numbers, or scalar arrays where a gradient is wanted.
+    activation_bits: bits by layer name: numbers, or scalar arrays for a gradient.
 
   Returns:
     A float, or a scalar float32 array if the bits are arrays.
@@ -106,6 +109,6 @@ def attainable_range(layers: Sequence[LayerCost]) -> tuple[float, float]:
 
 
 def average_activation_bits(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]) -> float:
-  """Returns the average activation bits of all quantised layers, weighted by the elements that each reads [C]."""
+  """Returns the average activation bits of all quantised layers, weighted by the elements that each layer reads [C]."""
   total = sum(layer.input_elements for layer in layers)
   return sum(activation_bits[layer.name] * layer.input_elements for layer in layers) / total

@@ -1,8 +1,8 @@
-"""Precision trees: what tells each layer of a network how to quantise its input (see layers.py).
+"""Precision trees: they tell each layer of a network how to quantise its input (see nn/layers.py).
 
-A tree mirrors the modules of the network; an empty one means full precision. Its leaves are arrays, so that a
-change of bits is a change of data, not of the program. Only these trees hold candidate indices; everywhere else bits
-are bits.
+A tree mirrors the modules of the network; an empty tree means full precision. Its leaves are arrays, so a change of
+bits changes data and not the program. Only these trees hold indices of candidates; everywhere else a bit-width is a
+number of bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ FULL_PRECISION: dict = {}
 
 
 def uniform_precision(layers: Sequence[LayerCost], candidate: Array) -> dict:
-  """Puts every searched layer at the candidate of this index, an int32 scalar; for the scan over bit-widths in M10."""
+  """Puts every searched layer at the candidate with index `candidate`, int32 scalar, for the scan of M10."""
   return _candidate_tree({layer.name: candidate if layer.searched else 0 for layer in layers})
 
 
@@ -60,10 +60,10 @@ def assigned_precision(layers: Sequence[LayerCost], bits: Mapping[str, int]) -> 
 
   Args:
     layers: every quantised layer.
-    bits: by layer name; only the searched layers are looked up.
+    bits: bits by layer name; layers that are not searched are ignored.
 
   Raises:
-    ValueError: a layer does not have the candidate.
+    ValueError: a layer does not have this candidate.
   """
   return _candidate_tree({
       layer.name: layer.candidate_of(bits[layer.name]) if layer.searched else 0 for layer in layers})

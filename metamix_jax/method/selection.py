@@ -1,4 +1,4 @@
-"""M13: from alpha to one bit-width for each searched layer, at or under the target."""
+"""The end of the search (M13): from alpha to one bit-width for each searched layer, at or under the target."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import math
@@ -7,13 +7,13 @@ import numpy as np
 
 from metamix_jax.method.bops import LayerCost, complete_bits, gbops, layer_gbops, lowest_bits
 
-# Grid steps into which the room between the cheapest assignment and the target is divided. A layer's cost is
-# rounded up to the grid, so the result can stay below the optimum by at most layers / this of that room.
+# Number of grid steps between the cost of the cheapest assignment and the target. Each layer's cost is rounded up to
+# the grid, so the result may leave up to (number of layers / COST_GRID) of that range unused.
 COST_GRID = 20_000
 
 
 def most_probable_bits(layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarray]) -> dict[str, int]:
-  """M13 [C]: Returns argmax alpha of each searched layer as bits, by layer name; of equal maxima the lowest bits.
+  """M13 [C]: returns argmax alpha of each searched layer as bits, by layer name; of equal maxima the lowest bits.
 
   Args:
     layers: every quantised layer.
@@ -26,7 +26,7 @@ def most_probable_bits(layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarr
 def select_for_targets(
     layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarray], targets_gbops: Sequence[float], tolerance: float
 ) -> list[tuple[dict[str, int], dict[str, int]]]:
-  """Returns (selected bits, most probable bits) for each target, both by the name of the searched layer.
+  """Selects bits for each of K targets.
 
   Args:
     layers: every quantised layer.
@@ -34,8 +34,11 @@ def select_for_targets(
     targets_gbops: K targets in GBOPs of one image.
     tolerance: as in `select_within_target`.
 
+  Returns:
+    (selected bits, most probable bits) for each target, both by name of the searched layer.
+
   Raises:
-    ValueError: as `select_within_target`.
+    ValueError: the lowest bits cost more than a target.
   """
   of_targets = [{name: values[index] for name, values in alpha.items()} for index in range(len(targets_gbops))]
   return [
@@ -46,24 +49,24 @@ def select_for_targets(
 def select_within_target(
     layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarray], target_gbops: float, tolerance: float
 ) -> dict[str, int]:
-  """Selects the most probable assignment that costs no more than the target, and hardly less [A].
+  """Selects the most probable assignment that costs at most the target, and only slightly less [A].
 
-  The straight-through penalty leaves the cost hovering about the target. Here the product of the layers'
-  probabilities (M5) is maximised subject to (1 - tolerance) * target <= GBOPs <= target, a knapsack with one choice
-  for each layer. Where argmax alpha (M13) fits already, it is returned unchanged. Where no assignment lies in that
-  window, the lower bound is dropped.
+  The straight-through penalty leaves the cost swinging around the target. This function maximises the product of the
+  layers' probabilities (M5) subject to (1 - tolerance) * target <= GBOPs <= target: a knapsack problem with one choice
+  for each layer. If argmax alpha (M13) satisfies both bounds, it is returned unchanged. If no assignment satisfies
+  both, the lower bound is dropped.
 
   Args:
     layers: every quantised layer.
     alpha: {layer name: [B]} of the searched layers.
-    target_gbops: of one image.
-    tolerance: fraction of the target that may stay unused, 0 up to 1.
+    target_gbops: target in GBOPs of one image.
+    tolerance: fraction of the target that may stay unused, from 0 to below 1.
 
   Returns:
-    Bits by layer name, searched layers only, in network order.
+    Bits by name of the searched layer, in network order.
 
   Raises:
-    ValueError: even the lowest bit-widths cost more than the target.
+    ValueError: the lowest bits cost more than the target.
   """
   most_probable = most_probable_bits(layers, alpha)
   least_gbops = (1 - tolerance) * target_gbops
@@ -78,18 +81,18 @@ def select_within_target(
     for bits in _by_probability(layers, alpha, bound, target_gbops):
       if bound <= gbops(layers, complete_bits(layers, bits)) <= target_gbops:
         return bits
-  # No room above the lowest bits, or too little to tell from the rounding of a cost.
+  # The target is so close to the lowest bits that rounding to the grid hides the difference.
   return {layer.name: lowest[layer.name] for layer in layers if layer.searched}
 
 
 def _by_probability(layers, alpha, least_gbops, target_gbops) -> Iterator[dict[str, int]]:
-  """Yields the best assignment of each cost on the grid from `least_gbops` on, the most probable first."""
+  """Yields the best assignment at each grid cost from `least_gbops` on, the most probable assignment first."""
   searched, lowest_gbops = [layer for layer in layers if layer.searched], gbops(layers, lowest_bits(layers))
   room = target_gbops - lowest_gbops
   if room <= 0:
     return
   cells = [_cells(layer, room) for layer in searched]
-  # A cell count overstates a cost by less than one cell a layer, so the grid is that much longer than the room.
+  # Rounding up adds less than one cell for each layer, so the grid has that many more cells.
   score, choices = _solve_knapsack(
       cells, [_log_probabilities(alpha[layer.name]) for layer in searched], COST_GRID + len(searched) + 1)
   first_cell = max(0, math.floor((least_gbops - lowest_gbops) / room * COST_GRID))
@@ -100,7 +103,7 @@ def _by_probability(layers, alpha, least_gbops, target_gbops) -> Iterator[dict[s
 
 
 def _cells(layer, room):
-  """Returns the grid cells that each candidate costs above the lowest one, rounded up."""
+  """Returns the cost of each candidate above the lowest one, in grid cells, rounded up."""
   lowest = layer_gbops(layer, layer.candidate_bits[0])
   return [math.ceil((layer_gbops(layer, bits) - lowest) / room * COST_GRID) for bits in layer.candidate_bits]
 
@@ -117,12 +120,12 @@ def _solve_knapsack(
 
   Args:
     cells: cost of each option of each item, 0 or more.
-    values: of each option of each item; the first of two that lead to equal totals is taken.
-    num_cells: costs from 0 up to below this are looked at.
+    values: value of each option of each item; of two options with equal totals the first one wins.
+    num_cells: costs from 0 to below `num_cells` are considered.
 
   Returns:
-    (score, choices): score[c] is the highest total value at a cost of exactly c cells, -inf where there is none;
-    choices[item][c] is the option that the item takes there, given the items before it.
+    (score, choices): score[c] is the highest total value at a cost of exactly c cells, or -inf if no choice costs c;
+    choices[item][c] is the option of the item at that cost, given the items before it.
   """
   score = np.full(num_cells, -np.inf)
   score[0] = 0
@@ -142,7 +145,7 @@ def _solve_knapsack(
 
 
 def _trace_back(cells, choices, cell):
-  """Returns the option of each item behind a cell of the last score."""
+  """Returns the option of each item that leads to a cell of the last score."""
   chosen = []
   for cells_of_item, choice in zip(reversed(cells), reversed(choices), strict=True):
     chosen.append(int(choice[cell]))

@@ -1,1 +1,1 @@
-"""What a run leaves behind: names, files, checkpoints, metrics, summaries; and how it stops and reports progress."""
+"""The files of a run: names, checkpoints, metrics, results, summaries; stop requests and progress."""

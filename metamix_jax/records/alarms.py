@@ -1,4 +1,4 @@
-"""What in the numbers of a run should worry its owner; each alarm is one line of the log."""
+"""Checks on the numbers of a run; each alarm is one line of the log."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,28 +6,28 @@ import numpy as np
 
 
 class EpochWatch:
-  """Sounds where no selected bit moves over a whole search epoch.
+  """Raises an alarm if no selected bit moves over a whole search epoch.
 
-  Records alone would not do: bits can swing from step to step and be the same at every tenth. The cost of the most
-  probable bits is there for each step, and changes with any of them.
+  Records are too few for this check: bits can swing between steps and still be equal at every tenth step. The cost of
+  the most probable bits is known for each step, and changes with any of them.
   """
 
   def __init__(self, steps_per_epoch: int, targets: Sequence[str]):
-    """`targets`: names of the K targets."""
+    """Starts a watch on K targets, given by their names."""
     self._steps_per_epoch, self._targets, self._costs = steps_per_epoch, targets, []
 
   def look_at(self, step: int, costs: np.ndarray) -> str | None:
-    """The alarm after a step, or None; every step of the search in its order.
+    """Returns the alarm after a step, or None; call it for every step of the search, in order.
 
     Args:
-      step: of the phase, from 1.
-      costs: of the most probable bits of each target, [K].
+      step: step of the phase, from 1.
+      costs: cost of the most probable bits of each target in GBOPs, [K].
     """
     position = (step - 1) % self._steps_per_epoch
     if position == 0:
       self._costs = self._costs[-1:]
     self._costs.append(costs)
-    # Fewer: the run was continued within the epoch, and what happened before is not known.
+    # Fewer costs: the run was continued within the epoch, so its earlier costs are unknown.
     if position < self._steps_per_epoch - 1 or len(self._costs) < max(self._steps_per_epoch, 2):
       return None
     still = np.all(np.array(self._costs) == costs, axis=0)
@@ -40,14 +40,14 @@ class EpochWatch:
 
 
 class FloorWatch:
-  """Sounds where a step size stays at its floor."""
+  """Raises an alarm if a step size stays at its floor."""
 
   def __init__(self, floor: float, num_records: int):
-    """`num_records`: so many in a row are an alarm."""
+    """Starts a watch; `num_records` records in a row at `floor` raise an alarm."""
     self._floor, self._num_records, self._counts = np.float32(floor), num_records, {}
 
   def look_at(self, step_sizes: Mapping[str, np.ndarray]) -> str | None:
-    """The alarm after a record of step sizes by name, scalars or one for each channel; once for each stay, or None."""
+    """Returns the alarm after a record, once for each stay, or None; step sizes by name are scalars or [channels]."""
     low = [name for name, values in step_sizes.items() if np.min(values) <= self._floor]
     self._counts = {name: self._counts.get(name, 0) + 1 for name in low}
     stayed = [name for name, count in self._counts.items() if count == self._num_records]

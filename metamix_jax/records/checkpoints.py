@@ -1,14 +1,13 @@
-"""Checkpoints with Orbax: the result of each finished phase, and the steps of the one that is running.
+"""Checkpoints with Orbax: the result of each finished phase, and steps of the running phase.
 
-  DIR/checkpoints/PHASE, PHASE.json    a finished phase: what it hands to the next, and its results
-  DIR/checkpoints/steps/PHASE/STEP     the running phase: whole states, optimisers included
+  DIR/checkpoints/PHASE, PHASE.json    a finished phase: its state without optimisers, and its results
+  DIR/checkpoints/steps/PHASE/STEP     the running phase: whole states, optimisers included, and the clock
+  DIR/checkpoints/best/PHASE/STEP      a finished phase with evaluated steps: the step with the best top-1
 
-  DIR/checkpoints/best/PHASE/STEP      of a finished phase: the step with the best top-1, where steps were evaluated
-
-A run that is started again skips finished phases and continues the running one at its newest complete step. Orbax
-writes under another name and renames what is complete, so an interruption at any moment leaves the older ones whole.
-States are saved as host arrays, without their placement: another number of devices or processes can go on with them.
-Every process calls everything here; the first one writes.
+A run that starts again skips finished phases and continues the running phase at its newest complete step. Orbax writes
+under a temporary name and renames complete checkpoints, so an interruption at any moment keeps the older ones intact.
+States are saved as host arrays, without their placement, so another number of devices or processes can continue.
+Every process calls everything here; the first process writes.
 """
 
 import json
@@ -33,7 +32,7 @@ logger = logging.getLogger("metamix_jax")
 
 
 class PhaseCheckpoints:
-  """The finished phases of a run: an Orbax checkpoint and a JSON of results for each.
+  """Saves and restores the finished phases of a run: an Orbax checkpoint and a JSON of results for each.
 
   Attributes:
     folder: DIR/checkpoints.
@@ -49,7 +48,7 @@ class PhaseCheckpoints:
     """Saves the arrays of `tree`, then the phase's results; replaces an incomplete attempt.
 
     Raises:
-      ValueError: the files cannot be written.
+      UserError: the files cannot be written.
     """
     tree = jax.device_get(tree)
     _check_space(phase, self.folder, tree)
@@ -63,13 +62,19 @@ class PhaseCheckpoints:
     wait_for_all(f"{phase} saved")
 
   def is_finished(self, phase: str) -> bool:
-    """True if the phase has its results."""
+    """Tells whether the phase has its results."""
     return self.results_file(phase).exists()
 
   def restore(self, phase: str, like: Any) -> tuple[Any, dict] | None:
-    """The tree of a finished phase, in the structure, shapes and dtypes of `like`, as host arrays, and its results.
+    """Restores the tree and the results of a finished phase.
 
-    None if the phase is not finished, or if its files are damaged: then a sentence in the log says so.
+    Args:
+      phase: name of the phase.
+      like: a tree with the structure, shapes and dtypes to restore.
+
+    Returns:
+      The tree as host arrays, and the results. None if the phase is not finished, or if its files are damaged; the log
+      then names them.
     """
     if not self.is_finished(phase):
       return None
@@ -77,7 +82,7 @@ class PhaseCheckpoints:
       with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(self.folder / phase, jax.device_get(like)), json.loads(self.results_file(phase).read_text())
     except Exception as error:  # Orbax and TensorStore raise several types for missing and damaged files.
-      # Set aside, not deleted: what cannot be read now may be whole, on a disk that is away for a moment.
+      # Set aside, not deleted: files that cannot be read now may be intact on a disk that is away for a moment.
       for path in (self.results_file(phase), self.folder / phase):
         aside = _set_aside(path)
       logger.warning("%s: its checkpoint cannot be read and is now %s (%s); the phase is run again", phase, aside,
@@ -90,12 +95,12 @@ class PhaseCheckpoints:
 
 
 class StepCheckpoints:
-  """The newest steps of the phase that is running; saved in the background while training goes on.
+  """Saves the newest steps of the running phase in the background, and restores them.
 
   Attributes:
     phase: name of the phase.
-    folder: where its steps are.
-    best: {"step", "top1"} of the best step that was evaluated; None for none.
+    folder: folder of its steps.
+    best: {"step", "top1"} of the best step that was evaluated; None if no step was evaluated.
   """
 
   def __init__(self, folder: pathlib.Path, phase: str, clock: Clock, *, max_to_keep: int):
@@ -110,9 +115,11 @@ class StepCheckpoints:
             preservation_policy=keep, create=True, enable_async_checkpointing=True))
 
   def restore(self, state: Any) -> tuple[Any, int]:
-    """Returns the newest complete state as host arrays, in the structure of `state`, and the number of its step.
+    """Restores the newest complete state; sets `best` and the seconds of the clock.
 
-    Returns `state` itself and 0 where there is none. Sets `best` and the seconds of the clock.
+    Returns:
+      The state as host arrays in the structure of `state`, and the number of its step; `state` itself and 0 if no
+      checkpoint can be read.
     """
     like = jax.device_get(state)
     for step in sorted(self._manager.all_steps(), reverse=True):
@@ -132,19 +139,19 @@ class StepCheckpoints:
     return state, 0
 
   def save(self, step: int, state: Any, top1: float | None = None) -> None:
-    """Starts saving a state, once its arrays are copied; waits for the save before.
+    """Waits for the save before, copies a state, and starts to save it together with the clock and the best step.
 
     Args:
-      step: its number.
+      step: number of the step.
       state: tree of arrays.
-      top1: of the state, in percent, where it was evaluated; the last one with the highest is kept.
+      top1: top-1 of the state in percent; None: not evaluated. Of equal best steps the last one is kept.
 
     Raises:
-      ValueError: this or the save before could not be written; the checkpoints that were complete still are.
+      UserError: this save or the one before failed; complete checkpoints stay intact.
     """
     if top1 is not None and (self.best is None or top1 >= self.best["top1"]):
       self.best = {"step": step, "top1": top1}
-    # Copies: the next step overwrites what device_get shows on a CPU.
+    # Copies: on a CPU, device_get shows buffers that the next step overwrites.
     state = jax.tree.map(np.array, jax.device_get(state))
     _check_space(f"{self.phase}, step {step}", self.folder, state)
     try:
@@ -157,11 +164,11 @@ class StepCheckpoints:
     self._saved_step = step
 
   def reached_preemption(self, step: int) -> bool:
-    """True if the cluster has announced, through jax.distributed, that it takes the machines away."""
+    """Tells whether the cluster has announced, through jax.distributed, that it takes the machines away."""
     return self._manager.reached_preemption(step)
 
   def close(self) -> None:
-    """Waits until everything is on the disk, and ends the background threads; raises as `save`."""
+    """Waits until everything is on the disk, and ends the background threads; raises UserError as `save` does."""
     try:
       self._manager.wait_until_finished()
     except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
@@ -170,12 +177,12 @@ class StepCheckpoints:
 
 
 def keep_best(folder: pathlib.Path, phase: str, step: int | None) -> None:
-  """After a phase: its steps are deleted but for the best one, which moves to best/PHASE/STEP.
+  """Deletes the steps of a finished phase except the best one, which moves to best/PHASE/STEP.
 
   Args:
     folder: DIR/checkpoints.
-    phase: that is finished.
-    step: the best one; None: no step was evaluated.
+    phase: name of the finished phase.
+    step: the best step; None: no step was evaluated.
   """
   wait_for_all(f"{phase} finished")
   steps = folder / "steps" / phase
@@ -189,7 +196,7 @@ def keep_best(folder: pathlib.Path, phase: str, step: int | None) -> None:
 
 
 def _set_aside(path, target=None):
-  """Renames a file or folder, if it is there, to `target` (by default its own name) with .unreadable behind."""
+  """Renames a file or folder, if it exists, to `target` (by default `path`) with the ending .unreadable."""
   target = target or path
   aside = target.with_name(target.name + ".unreadable")
   if is_lead_process() and path.exists():
@@ -200,7 +207,7 @@ def _set_aside(path, target=None):
 
 
 def _check_space(what, folder, tree):
-  """Raises UserError where the disk has no room for the arrays: TensorStore, once begun, fails with pages of text."""
+  """Raises UserError if the disk has no room for the arrays; TensorStore itself would fail with pages of text."""
   needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)), shutil.disk_usage(folder).free
   if is_lead_process() and needed > free:
     raise _not_saved(what, folder, f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
@@ -213,7 +220,7 @@ def _not_saved(what, folder, error):
 
 
 def _reason(error):
-  """A few words from an error: what the system said, where TensorStore passes that on, or its first line."""
+  """Returns a few words from an error: the words of the system if TensorStore passes them on, or its first line."""
   code = re.search(r"os_error_code='(\d+)'", str(error))
   if code:
     return os.strerror(int(code[1]))

@@ -9,10 +9,10 @@ import jax
 
 
 class Mark(NamedTuple):
-  """A moment between two steps.
+  """Marks a moment between two steps.
 
   Attributes:
-    steps: steps that were timed up to it.
+    steps: number of timed steps before it.
     seconds: seconds that they took.
   """
 
@@ -21,13 +21,13 @@ class Mark(NamedTuple):
 
 
 class Clock:
-  """Measures one phase; saved in its checkpoints, so that a phase that is continued goes on counting.
+  """Measures the time of one phase; step checkpoints save its seconds, so a continued phase goes on counting.
 
-  A step is timed unless it compiled. Compilation, evaluation and saving count as seconds of the phase, but not as seconds
-  of its steps.
+  A step is timed unless it compiled. Compilation, evaluation and saving count as seconds of the phase, but not as
+  seconds of its steps.
 
   Attributes:
-    parts: seconds of the parts of a step that were measured, by name.
+    parts: {name: seconds} of the measured parts of a step.
   """
 
   def __init__(self):
@@ -36,24 +36,24 @@ class Clock:
 
   @property
   def seconds(self) -> float:
-    """Seconds since the phase began, all starts together."""
+    """Returns the seconds since the phase began, over all starts."""
     return time.monotonic() - self._started
 
   def continue_from(self, seconds: float) -> None:
-    """Sets the seconds of the phase to those of a checkpoint."""
+    """Sets the seconds of the phase, from a checkpoint."""
     self._started = time.monotonic() - seconds
 
   def count_step(self) -> None:
-    """Counts a step that was timed."""
+    """Counts a timed step."""
     self._timed_steps += 1
 
   def leave_out(self, since: float) -> None:
-    """Takes the time since a value of `seconds` out of the time of the steps."""
+    """Excludes the time since `since`, an earlier value of `seconds`, from the time of the steps."""
     self._left_out += self.seconds - since
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Takes what happens within out of the time of the steps."""
+    """Excludes the time inside the with statement from the time of the steps."""
     start = self.seconds
     try:
       yield
@@ -65,7 +65,7 @@ class Clock:
     return Mark(self._timed_steps, self.seconds - self._left_out)
 
   def seconds_per_step(self, since: Mark) -> float | None:
-    """Returns the mean time of the steps after a mark; None if there are none."""
+    """Returns the mean seconds of the timed steps after a mark; None if no step was timed."""
     now = self.mark()
     return (now.seconds - since.seconds) / (now.steps - since.steps) if now.steps > since.steps else None
 

@@ -1,4 +1,4 @@
-"""Files that are written atomically: whole or not at all."""
+"""Atomic writes of files."""
 
 from collections.abc import Callable, Mapping
 import json
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
-  """Writes a file under a temporary name and renames it, so that an interruption never leaves half of it.
+  """Writes a file atomically: under a temporary name in the same folder, which is then renamed.
 
   Args:
     path: the file; its folder is made if it does not exist.
-    write: writes the whole content to the path that it is given, in the same folder.
+    write: writes the whole content to the path that it gets.
 
   Raises:
-    OSError: the file cannot be written; what `path` held before is unchanged.
+    OSError: the file cannot be written; an earlier file at `path` is unchanged.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f"{path.name}.partial")
@@ -27,10 +27,10 @@ def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes UTF-8 text atomically; raises OSError as `write_atomically`."""
+  """Writes UTF-8 text atomically; raises OSError as `write_atomically` does."""
   write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
-  """Writes a JSON object atomically, indented by two spaces; raises OSError as `write_atomically`."""
+  """Writes a JSON object atomically, indented by two spaces; raises OSError as `write_atomically` does."""
   write_text(path, json.dumps(values, indent=2) + "\n")

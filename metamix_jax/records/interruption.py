@@ -1,27 +1,27 @@
-"""How a run is asked to stop, and how it says that it did."""
+"""Stop requests to a run, and its answer."""
 
 import signal
 
-# sysexits.h's EX_TEMPFAIL, "try again": what a cluster's launcher should do.
+# EX_TEMPFAIL of sysexits.h: a cluster's launcher should try again.
 EXIT_INTERRUPTED = 75
 
 
 class Interrupted(Exception):
-  """The run was asked to stop; everything up to here is saved, and the same command continues."""
+  """Says that the run stopped on request: everything so far is saved, and the same command continues."""
 
 
 class StopRequest:
-  """Whether the run has been asked to stop.
+  """Tells whether the run has been asked to stop.
 
   Attributes:
-    requested: true after a SIGTERM, once `listen_for_sigterm` was called.
+    requested: true after a SIGTERM, if `listen_for_sigterm` was called before.
   """
 
   def __init__(self):
     self.requested = False
 
   def listen_for_sigterm(self) -> None:
-    """From here on SIGTERM lets the step end, saves and raises Interrupted. For the main thread."""
+    """Sets `requested` at a SIGTERM instead of ending the process; call it in the main thread."""
     def request_stop(number, frame):
       del number, frame
       self.requested = True

@@ -1,6 +1,6 @@
-"""The scalars that a training step leaves behind, by name: what DIR/metrics.jsonl and TensorBoard hold.
+"""The scalars of a training step, by name, as DIR/metrics.jsonl and TensorBoard hold them.
 
-docs/metrics.md is the list for users. Everything here works on host arrays; recorder.py fetches them.
+docs/metrics.md is the list for users. All functions take host arrays; training/recorder.py fetches them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ Scalars = dict[str, float]
 
 
 class TargetMetrics(NamedTuple):
-  """The search for one target after a step.
+  """Holds the search for one target after a step.
 
   Attributes:
-    target_gbops: of one image.
-    alpha: {layer name: [B]}, after the step.
-    loss: task loss of the mixtures in the step, without the penalty.
-    gbops: of the hard selection in the step.
+    target_gbops: target in GBOPs of one image.
+    alpha: {layer name: [B]} after the step.
+    loss: task loss of the mixtures in the step, without the penalty, in nats.
+    gbops: GBOPs of the hard selection in the step, on one image.
   """
 
   target_gbops: float
@@ -32,7 +32,7 @@ class TargetMetrics(NamedTuple):
 
 
 def loss_scalars(layers: Sequence[LayerCost], metrics: Mapping[str, np.ndarray]) -> Scalars:
-  """loss, and loss/BITS where the step had one for each candidate bit-width."""
+  """Returns "loss", and "loss/BITS" if the step has a loss for each candidate bit-width, in nats."""
   scalars = {"loss": shortest(metrics["loss"])}
   if "loss_by_candidate" in metrics:
     for bits, loss in zip(candidate_widths(layers), metrics["loss_by_candidate"], strict=True):
@@ -41,19 +41,19 @@ def loss_scalars(layers: Sequence[LayerCost], metrics: Mapping[str, np.ndarray])
 
 
 def step_size_scalars(values: Mapping[str, np.ndarray]) -> Scalars:
-  """The step sizes of `named_step_sizes`, one number each: the mean over the channels."""
+  """Returns one number for each of `named_step_sizes`: the mean over its channels."""
   return {name: shortest(np.mean(steps)) for name, steps in values.items()}
 
 
 def named_step_sizes(
     layers: Sequence[LayerCost], step_sizes: Mapping[str, Any], bits: Mapping[str, int] | None
 ) -> dict[str, np.ndarray]:
-  """The step sizes in use: "step_size/LAYER/BITS", scalar, and "weight_step_size/LAYER", [channels].
+  """Returns the step sizes in use: "step_size/LAYER/BITS", scalar, and "weight_step_size/LAYER", [channels].
 
   Args:
     layers: every quantised layer.
     step_sizes: the collection; {} in full precision.
-    bits: of each searched layer; None: every candidate is in use.
+    bits: bits of each searched layer; None: every candidate is in use.
   """
   values, leaves = {}, traverse_util.flatten_dict(step_sizes, sep="/")
   for layer in layers:
@@ -68,7 +68,7 @@ def named_step_sizes(
 
 
 def search_scalars(layers: Sequence[LayerCost], searches: Sequence[TargetMetrics]) -> Scalars:
-  """search/TARGET/... of each target: loss, gbops, mean entropy over the layers in nats, every probability (M5)."""
+  """Returns "search/TARGET/...": loss in nats, GBOPs, mean entropy over the layers in nats, each probability (M5)."""
   scalars = {}
   for search in searches:
     prefix, entropies, probabilities = f"search/{format_target(search.target_gbops)}", [], {}
@@ -88,5 +88,5 @@ def search_scalars(layers: Sequence[LayerCost], searches: Sequence[TargetMetrics
 
 
 def shortest(value: Any) -> float:
-  """The float with the fewest digits that is the same in float32: half the size of a file of numbers."""
+  """Returns the float with the fewest digits that is equal in float32; it halves the size of the file."""
   return float(str(np.float32(value)))

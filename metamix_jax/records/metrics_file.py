@@ -1,4 +1,4 @@
-"""DIR/metrics.jsonl: one JSON object a line, appended while a run goes on; and the same for TensorBoard."""
+"""DIR/metrics.jsonl: one JSON object a line, appended while a run goes on; the same scalars for TensorBoard."""
 
 from collections.abc import Mapping
 import json
@@ -11,21 +11,21 @@ from metamix_jax.records.files import write_text
 
 
 class MetricsFile:
-  """The lines of all phases of a run, whatever interrupts it; for the first process.
+  """Writes the lines of all phases of a run, over all interruptions; for the first process.
 
-  A line is written before the checkpoint of its step is begun, so no line up to a checkpoint is ever missing. Lines
-  behind the newest checkpoint are of steps that will be made again: `keep` drops them, and half a line at the end.
+  A line is written before its step is saved, so no line up to a checkpoint is ever missing. Steps after the newest
+  checkpoint are computed again: `keep` drops their lines, and an incomplete line at the end.
   """
 
   def __init__(self, workdir: pathlib.Path, events: Any = None):
-    """`events`: a data.EventFile that gets the same scalars; None: no TensorBoard."""
+    """Opens DIR/metrics.jsonl; `events`, a data.EventFile, gets the same scalars; None: no TensorBoard."""
     self._path, self._events = workdir / "metrics.jsonl", events
 
   def keep(self, phase: str, step: int) -> None:
-    """Drops the lines of a phase that are of later steps than `step`.
+    """Drops the lines of a phase after `step`.
 
     Raises:
-      ValueError: the file cannot be written.
+      UserError: the file cannot be written.
     """
     texts = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
     lines = [_parse(text) for text in texts]
@@ -37,10 +37,10 @@ class MetricsFile:
         raise self._not_written(f"{phase}, step {step}", error) from error
 
   def append(self, line: Mapping[str, Any]) -> None:
-    """Writes {"phase", "step", ...: numbers} as a line.
+    """Appends {"phase", "step", ...: numbers} as a line.
 
     Raises:
-      ValueError: the file cannot be written; what was written before is whole.
+      UserError: the file cannot be written; earlier lines are intact.
     """
     try:
       with self._path.open("a") as file:
@@ -58,7 +58,7 @@ class MetricsFile:
 
 
 def _parse(text):
-  """The line, or None where a kill left half of it."""
+  """Returns the line, or None if it is incomplete."""
   try:
     return json.loads(text) if text.endswith("\n") else None
   except ValueError:

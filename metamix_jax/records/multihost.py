@@ -1,7 +1,7 @@
-"""Several processes, on one host or on many: how they find each other, and what only the first of them does.
+"""Several processes, on one host or on many: they find each other and wait for each other.
 
-Every process runs the same program on its own devices and its own part of each batch. Files of a run are written by
-the first one, to a folder that all of them see.
+Every process runs the same program on its devices and its part of each batch. The first process writes the files of a
+run, to a folder that all processes can see.
 """
 
 import jax
@@ -12,13 +12,13 @@ from metamix_jax.errors import UserError
 
 
 def connect(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> None:
-  """Joins this process to the others; before anything else asks for a device.
+  """Joins this process to the others; call it before anything asks for a device.
 
   Args:
-    coordinator_address: HOST:PORT of the first process. None, with the other two: the cluster's environment says it
+    coordinator_address: HOST:PORT of the first process. If all three are None, the cluster's environment says them
       (TPU pods, Slurm, Open MPI, Kubernetes).
-    num_processes: how many there are.
-    process_id: which one this is, 0 for the first.
+    num_processes: number of processes.
+    process_id: number of this process, 0 for the first.
 
   Raises:
     UserError: the three do not fit together, the environment does not say them, or the others cannot be reached.
@@ -40,18 +40,18 @@ def connect(coordinator_address: str | None, num_processes: int | None, process_
 
 
 def is_lead_process() -> bool:
-  """True in the process that writes files and prints."""
+  """Tells whether this process writes files and prints."""
   return jax.process_index() == 0
 
 
 def wait_for_all(place: str) -> None:
-  """Returns when every process has come to this place, named alike in all of them."""
+  """Waits until every process has called this with the same name of a place."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(place)
 
 
 def total(count: int) -> int:
-  """The sum of a number over all processes."""
+  """Returns the sum of a number over all processes."""
   if jax.process_count() == 1:
     return count
   return int(np.sum(multihost_utils.process_allgather(np.array(count))))

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import ml_collections
 
-# In this order; epochs are numbered through the run, so that every phase sees orders of its own.
+# In the order of the run, which numbers its epochs through, so that each phase sees other orders of the images.
 TRAINING_PHASES = ("pretraining", "bit_selection", "stage_a", "stage_b")
-# Of weight training, once for each trained target.
+# The stages of weight training, once for each trained target.
 STAGES = TRAINING_PHASES[2:]
 
 

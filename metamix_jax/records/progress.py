@@ -13,50 +13,50 @@ from metamix_jax.records.clock import Clock
 
 logger = logging.getLogger("metamix_jax")
 
-# Weight of the newest tenth of a second in a bar's time left. tqdm's 0.3 forgets within a second, and steps come in
+# Weight of the newest tenth of a second in a bar's time left. tqdm's 0.3 forgets within a second, but steps come in
 # bursts: the host runs ahead of the devices until it waits for them.
 _SMOOTHING = 0.02
 
 
 def show_bar(iterable: Iterable | None, name: str, total: int, unit: str = "batch", first: int = 0) -> tqdm:
-  """A bar with the time left where stdout is a terminal; elsewhere nothing but the iterable.
+  """Shows a bar with the time left if stdout is a terminal; elsewhere it only passes the iterable on.
 
   Args:
-    iterable: each item moves the bar by one, and the last one takes it away; None: `update` moves it, and `close`
-      leaves it where it is.
-    name: before the bar.
+    iterable: each item moves the bar by one, and the last item removes it; None: `update` moves it, and `close` leaves
+      it in its place.
+    name: text before the bar.
     total: number of items.
-    unit: what an item is called.
-    first: items that are done already.
+    unit: name of an item.
+    first: number of finished items.
   """
-  disable = None if multihost.is_lead_process() else True  # None: where stdout is no terminal.
+  disable = None if multihost.is_lead_process() else True  # None: disabled if stdout is not a terminal.
   return tqdm(
       iterable, desc=name, total=total, unit=unit, initial=first, leave=iterable is None, file=sys.stdout,
       dynamic_ncols=True, smoothing=_SMOOTHING, disable=disable)
 
 
 class LineHandler(logging.StreamHandler):
-  """Writes log lines to stdout, above the bars that are there."""
+  """Writes log lines to stdout, above the bars."""
 
   def __init__(self):
     super().__init__(sys.stdout)
 
   def emit(self, record: logging.LogRecord) -> None:
-    """Takes the bars away, writes the line, and draws them again below it."""
+    """Removes the bars, writes the line, and draws the bars again below it."""
     with tqdm.external_write_mode(file=self.stream):
       super().emit(record)
 
 
 class Progress:
-  """Says every few seconds where a loop is; reads metrics from the devices only then.
+  """Reports the progress of a loop every few seconds, and reads metrics from the devices only then.
 
-  On a terminal it is a bar with the loss behind it, elsewhere a log line with every value.
+  On a terminal it shows a bar with the loss; elsewhere it writes a log line with every value.
 
   Attributes:
     phase: name at the start of each line.
-    num_steps: steps of the whole phase.
-    batch_size: images of one step, all devices.
-    every_seconds: least time between two lines.
+    num_steps: number of steps of the whole phase.
+    batch_size: number of images of one step, over all devices.
+    every_seconds: least seconds between two lines.
   """
 
   def __init__(
@@ -70,11 +70,14 @@ class Progress:
     self._bar.close()
 
   def after_step(self, metrics: Mapping[str, jax.Array], compiled: bool) -> bool:
-    """Counts a step, and prints where a line is due and after the last step; returns whether it printed.
+    """Counts a step, and prints a line if one is due or the step is the last one.
 
     Args:
-      metrics: of the step, scalars or vectors by name.
-      compiled: whether the step compiled its programs; it is then complete.
+      metrics: metrics of the step, scalars or vectors by name.
+      compiled: true if the step compiled its programs; the step is then complete.
+
+    Returns:
+      True if no step is in flight: a line was printed, or the step compiled.
     """
     self._step += 1
     if compiled:

@@ -1,6 +1,6 @@
-"""What the phases of a run find out: typed, and as the JSON of DIR/checkpoints/PHASE.json and DIR/report/summary.json.
+"""Typed results of the phases, and their JSON in DIR/checkpoints/PHASE.json and DIR/report/summary.json.
 
-Every key of these files is the name of a field or property here. Bits are bits, in memory and on disk.
+The keys of a result in these files are names of fields or properties here. Bits are bits, in memory and on disk.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,17 +32,17 @@ FULL_PRECISION_TOP1 = "full_precision_top1"  # The key of pretraining's result.
 
 @dataclasses.dataclass(frozen=True)
 class TargetResult:
-  """What a target selects and reaches.
+  """Holds the selection of one target, and the accuracy that it reaches.
 
   Attributes:
     target_gbops: the target, in GBOPs of one image.
     layers: every quantised layer in network order; not in the JSON.
     tolerance: fraction of the target that may stay unused; not in the JSON.
-    bits: selected bits of each searched layer.
-    most_probable_bits: of each searched layer, argmax alpha (M13), whatever it costs.
+    bits: selected bits of each searched layer, by layer name.
+    most_probable_bits: bits of argmax alpha (M13) of each searched layer, whatever they cost.
     meta_state_top1: in percent, straight from the meta-state; None: not evaluated yet.
-    stage_a_top1: in percent, after stage A of weight training (M14); None: not trained, or not yet.
-    final_top1: in percent, after stage B; None likewise.
+    stage_a_top1: in percent, after stage A of weight training (M14); None: not trained.
+    final_top1: in percent, after stage B of weight training (M14); None: not trained.
   """
 
   target_gbops: float
@@ -56,22 +56,22 @@ class TargetResult:
 
   @property
   def all_bits(self) -> dict[str, int]:
-    """The selected bits of every quantised layer, in network order."""
+    """Returns the selected bits of every quantised layer, in network order."""
     return complete_bits(self.layers, self.bits)
 
   @property
   def gbops(self) -> float:
-    """The cost of the selected bits, in GBOPs of one image."""
+    """Returns the cost of the selected bits, in GBOPs of one image."""
     return gbops(self.layers, self.all_bits)
 
   @property
   def most_probable_gbops(self) -> float:
-    """The cost of the most probable bits, in GBOPs of one image."""
+    """Returns the cost of the most probable bits, in GBOPs of one image."""
     return gbops(self.layers, complete_bits(self.layers, self.most_probable_bits))
 
   @property
   def average_activation_bits(self) -> float:
-    """The average of the selected bits, weighted by the activation elements that each layer reads."""
+    """Returns the average of the selected bits, weighted by the activation elements that each layer reads."""
     return average_activation_bits(self.layers, self.all_bits)
 
   @property
@@ -81,26 +81,26 @@ class TargetResult:
 
   @property
   def changed(self) -> dict[str, tuple[int, int]]:
-    """(most probable, selected) bits of the layers where the two differ."""
+    """Returns {layer name: (most probable bits, selected bits)} of the layers where the two differ."""
     return {
         name: (self.most_probable_bits[name], bits) for name, bits in self.bits.items()
         if bits != self.most_probable_bits[name]}
 
   def selection_to_json(self) -> dict[str, Any]:
-    """Returns what the bit selection alone knows: the target, the selected and the most probable bits."""
+    """Returns the results of the bit selection alone: the target, the selected and the most probable bits."""
     return {"target_gbops": self.target_gbops, "bits": dict(self.bits),
             "most_probable_bits": dict(self.most_probable_bits)}
 
   def to_json(self) -> dict[str, Any]:
-    """Returns every figure, the derived ones included, and both assignments."""
+    """Returns TARGET_FIGURES, the derived ones included, and both assignments."""
     return {name: getattr(self, name) for name in TARGET_FIGURES} | self.selection_to_json()
 
   @classmethod
   def from_json(cls, values: Mapping[str, Any], layers: Sequence[LayerCost], tolerance: float) -> "TargetResult":
-    """Builds a result from `to_json` or `selection_to_json`; figures that follow from the bits are computed anew.
+    """Builds a result from `to_json` or `selection_to_json`; computes the derived figures from the bits.
 
     Raises:
-      ValueError: a value is missing, has the wrong type, or does not fit the layers; one sentence.
+      ValueError: a value is missing, has the wrong type, or does not fit the layers.
     """
     target = _number(values, "target_gbops")
     assignments = []
@@ -116,13 +116,13 @@ class TargetResult:
 
 @dataclasses.dataclass(frozen=True)
 class UniformResult:
-  """What all searched layers at the same bits cost and reach, straight from the meta-state.
+  """Holds cost and accuracy, straight from the meta-state, with all searched layers at the same bits.
 
   Attributes:
-    bits: of every searched layer.
+    bits: bits of every searched layer.
     layers: every quantised layer in network order; not in the JSON.
     top1: in percent, with batch-norm statistics re-estimated for these bits; None: not evaluated yet.
-    shared_top1: in percent, with the statistics that all bit-widths share; None likewise.
+    shared_top1: in percent, with the statistics that all bit-widths share; None: not evaluated yet.
   """
 
   bits: int
@@ -132,12 +132,12 @@ class UniformResult:
 
   @property
   def gbops(self) -> float:
-    """The cost in GBOPs of one image."""
+    """Returns the cost in GBOPs of one image."""
     return gbops(self.layers, uniform_bits(self.layers, self.bits))
 
   @property
   def average_activation_bits(self) -> float:
-    """The average over all quantised layers, weighted by the activation elements that each reads."""
+    """Returns the average bits of all quantised layers, weighted by the activation elements that each layer reads."""
     return average_activation_bits(self.layers, uniform_bits(self.layers, self.bits))
 
   def to_json(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class UniformResult:
 
   @classmethod
   def from_json(cls, values: Mapping[str, Any], layers: Sequence[LayerCost]) -> "UniformResult":
-    """Builds a result from `to_json`; raises ValueError, one sentence, for a missing, ill-typed or foreign value."""
+    """Builds a result from `to_json`; raises ValueError if a value is missing, ill-typed or not allowed."""
     bits = _value(values, "bits")
     if bits not in uniform_widths(layers):
       raise ValueError(f"'bits' is {bits!r}; allowed are {uniform_widths(layers)}")
@@ -155,11 +155,11 @@ class UniformResult:
 
 @dataclasses.dataclass(frozen=True)
 class ActivationStability:
-  """How far statistics move between bit-widths, by batch-norm layer in network order (stability.activation_distance).
+  """Holds how far statistics move between bit-widths, by batch-norm layer (stability.activation_distance).
 
   Attributes:
-    before: bit-meta training, in standard deviations.
-    after: bit-meta training.
+    before: {layer name: distance in standard deviations} before bit-meta training, in network order.
+    after: the same after bit-meta training.
   """
 
   before: Mapping[str, float]
@@ -168,25 +168,25 @@ class ActivationStability:
 
 @dataclasses.dataclass(frozen=True)
 class BitSelection:
-  """The results of the bit selection.
+  """Holds the results of the bit selection.
 
   Attributes:
-    targets: what each target selects, ascending.
-    activation_stability: None where there was no search.
+    targets: the selection of each target, ascending.
+    activation_stability: None without a search.
   """
 
   targets: tuple[TargetResult, ...]
   activation_stability: ActivationStability | None = None
 
   def to_json(self) -> dict[str, Any]:
-    """Returns the selections, and the stability where there is one."""
+    """Returns the selections, and the stability if it was measured."""
     stability = self.activation_stability
     return {"targets": [target.selection_to_json() for target in self.targets]} | (
         {"activation_stability": dataclasses.asdict(stability)} if stability else {})
 
   @classmethod
   def from_json(cls, values: Mapping[str, Any], layers: Sequence[LayerCost], tolerance: float) -> "BitSelection":
-    """Builds the results from `to_json`; raises ValueError, one sentence, for what is missing or ill-typed."""
+    """Builds the results from `to_json`; raises ValueError if a value is missing or ill-typed."""
     targets = tuple(TargetResult.from_json(entry, layers, tolerance) for entry in _list(values, "targets"))
     if "activation_stability" not in values:
       return cls(targets)
@@ -200,18 +200,18 @@ class BitSelection:
 
 @dataclasses.dataclass(frozen=True)
 class MetaEvaluation:
-  """Top-1s straight from the meta-state.
+  """Holds top-1s straight from the meta-state.
 
   Attributes:
-    uniform: one for each uniform bit-width, ascending.
-    targets: top-1 in percent of the bits that each target selects, by the target in GBOPs.
+    uniform: the result at each uniform bit-width, ascending.
+    targets: {target in GBOPs: top-1 in percent of its selected bits}.
   """
 
   uniform: tuple[UniformResult, ...]
   targets: Mapping[float, float]
 
   def to_json(self) -> dict[str, Any]:
-    """Returns both; a target's key is its first six digits."""
+    """Returns both fields; the key of a target has its first six digits."""
     return {"uniform": [result.to_json() for result in self.uniform],
             "targets": {format_target(target): top1 for target, top1 in self.targets.items()}}
 
@@ -219,14 +219,14 @@ class MetaEvaluation:
   def from_json(
       cls, values: Mapping[str, Any], layers: Sequence[LayerCost], targets: Sequence[float]
   ) -> "MetaEvaluation":
-    """Builds the results for some targets from `to_json`; raises ValueError, one sentence, for what is missing."""
+    """Builds the results of these targets from `to_json`; raises ValueError if a value is missing or ill-typed."""
     uniform = tuple(UniformResult.from_json(entry, layers) for entry in _list(values, "uniform"))
     top1s = _object(values, "targets")
     return cls(uniform, {target: _number(top1s, format_target(target)) for target in targets})
 
 
 def check_bits(layers: Sequence[LayerCost], bits: Mapping[str, Any]) -> dict[str, int]:
-  """Returns the bits of the searched layers in network order.
+  """Returns the bits of the searched layers, by layer name, in network order.
 
   Raises:
     ValueError: a searched layer is missing, a name is unknown, or bits are not among the layer's candidates.
@@ -243,10 +243,10 @@ def check_bits(layers: Sequence[LayerCost], bits: Mapping[str, Any]) -> dict[str
 
 
 def parse_results(path: pathlib.Path, parse: Callable[..., Result], *arguments: Any) -> Result:
-  """Returns parse(*arguments), where the arguments come from a file of the run.
+  """Returns parse(*arguments), whose arguments come from the file `path` of a run.
 
   Raises:
-    UserError: `parse` raised what damaged content raises; the sentence names the file and the reason.
+    UserError: the content is damaged; the sentence names the file and the reason.
   """
   try:
     return parse(*arguments)

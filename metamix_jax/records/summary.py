@@ -1,4 +1,4 @@
-"""What DIR/report/summary.json and DIR/network.json hold."""
+"""The contents of DIR/report/summary.json and DIR/network.json."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -24,11 +24,11 @@ def summarize(
   Args:
     config: of the run.
     full_precision_top1: of the network after pretraining.
-    selection: the targets with everything that they reached, and the activation stability.
-    uniform: one for each uniform bit-width.
-    seconds: by phase.
-    skipped_records: images that this start of the run met and could not decode.
-    best: the best evaluated step of each phase, {"step", "top1"}, or None.
+    selection: the targets with all their top-1s, and the activation stability.
+    uniform: the result at each uniform bit-width.
+    seconds: {phase: seconds}.
+    skipped_records: number of images that this start of the run could not decode.
+    best: {phase: {"step", "top1"}} of the best evaluated steps; None if no step was evaluated.
   """
   return {
       FULL_PRECISION_TOP1: full_precision_top1,
@@ -46,7 +46,7 @@ def summarize(
 
 
 def describe_network(config: ml_collections.ConfigDict, layers: Sequence[LayerCost]) -> dict:
-  """Static facts of the network: what DIR/network.json holds; the layers in network order."""
+  """Returns the contents of DIR/network.json: static facts of the network, its layers in network order."""
   return {
       "network": config.network.name,
       "image_size": config.data.image_size,

@@ -1,4 +1,4 @@
-"""The folder of a run, and the config that it belongs to."""
+"""The folder of a run, and the config and the data that it belongs to."""
 
 from collections.abc import Mapping
 import json
@@ -12,15 +12,16 @@ from metamix_jax.errors import UserError
 from metamix_jax.records import multihost
 from metamix_jax.records.files import write_json
 
-# Fields that may change from start to start: they choose which phases are run, not what a phase does.
+# Fields that may change between starts: they choose which phases run, and change no phase.
 CHANGEABLE = ("arch.train_targets",)
 
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-  """Writes DIR/config.json, every field but the changeable ones, or checks that the one there is of this config.
+  """Writes DIR/config.json without the CHANGEABLE fields, or checks that the file belongs to this config.
 
   Raises:
-    UserError: the folder holds a run of another config; the sentence names the first field that differs.
+    UserError: the folder holds a run of another config (the sentence names the first field that differs), or the file
+      is damaged.
   """
   path = workdir / "config.json"
   fields = {name: value for name, value in config_rules.flatten(config).items() if name not in CHANGEABLE}
@@ -37,7 +38,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
 
 
 def check_data(workdir: pathlib.Path, description: Mapping[str, Any]) -> None:
-  """Writes DIR/data.json, what the run reads, or checks that the data are still the ones described there.
+  """Writes DIR/data.json, a description of the data, or checks that the data still fit it.
 
   Args:
     workdir: DIR.

@@ -1,1 +1,1 @@
-"""What is made of a saved run: figures, tables, the HTML page, sweeps. Imports nothing of training."""
+"""Figures, tables, the HTML page and sweeps of saved runs; imports nothing of training."""

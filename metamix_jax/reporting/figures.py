@@ -1,4 +1,4 @@
-"""The figures of a run, each drawn from its saved files; None where the run has not come that far."""
+"""The figures of a run, drawn from its saved files; a figure is None if the run has not come that far."""
 
 from collections.abc import Callable, Iterator
 
@@ -52,7 +52,7 @@ _FIXED_ALPHA = 0.35  # Layers that are not searched, behind the searched ones.
 
 
 def bits_per_layer(target: TargetResult) -> Figure:
-  """Draws bars in network order: the selected bits of each layer's input, and its share of the cost beside."""
+  """Draws bars in network order: the selected bits of each layer's input, and the layer's share of the cost."""
   layers, bits_of_layers, total, changed = target.layers, target.all_bits, target.gbops, target.changed
   figure = new_figure(
       f"Bits selected for each layer: {total:.4g} GBOPs of {format_target(target.target_gbops)}, "
@@ -83,7 +83,7 @@ def bits_per_layer(target: TargetResult) -> Figure:
 
 
 def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
-  """Draws heat maps over layers and steps, one for each candidate bit-width; dots mark what was selected."""
+  """Draws heat maps over layers and steps, one for each candidate bit-width; dots mark the selected bits."""
   searched, widths = [layer for layer in run.layers if layer.searched], candidate_widths(run.layers)
   steps, _ = run.search_series(target_gbops, "gbops")
   if not len(steps):
@@ -116,7 +116,7 @@ def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
 
 
 def _probability_values(run, target_gbops, num_steps):
-  """Returns probabilities [bit-widths, searched layers, steps]; NaN, drawn grey, where a layer lacks a candidate."""
+  """Returns probabilities [bit-widths, searched layers, steps]; NaN, drawn grey, if a layer lacks the candidate."""
   searched, widths = [layer for layer in run.layers if layer.searched], candidate_widths(run.layers)
   values = np.full((len(widths), len(searched), num_steps), np.nan)
   for panel, bits in enumerate(widths):
@@ -128,10 +128,10 @@ def _probability_values(run, target_gbops, num_steps):
 
 
 def _probability_colours(values):
-  """Returns a scale from orange, below the uniform probability, over white to purple, for colour-blind readers too.
+  """Returns a scale from orange, below the uniform probability, over white to purple; colour-blind readers see it too.
 
-  A short search moves a probability by a few percent, so the range is what the search reached; where nothing moved, a
-  least one.
+  A short search moves a probability by a few percent, so the scale spans the range that the search reached, and at
+  least 0.001 to each side.
   """
   uniform = 1 / len(values)
   reach = max(np.nanmax(np.abs(values - uniform), initial=0), 1e-3)
@@ -139,7 +139,7 @@ def _probability_colours(values):
 
 
 def search_cost(run: SavedRun) -> Figure | None:
-  """Draws GBOPs of the hard selection over the steps against each target; how decided the layers are."""
+  """Draws the GBOPs of the hard selection against each target, and the mean entropy of the layers, over the steps."""
   figure = new_figure("Cost of the most probable bits during the search, against the target", 9, 6)
   cost_axes, entropy_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
   selected = {result.target_gbops: result.gbops for result in run.target_results}
@@ -174,7 +174,7 @@ def search_cost(run: SavedRun) -> Figure | None:
 
 
 def training(run: SavedRun) -> Figure | None:
-  """Draws loss and accuracy over the epochs, a column for each training phase that has begun."""
+  """Draws loss and accuracy over the epochs, with a column for each training phase that has begun."""
   phases = {section: _phase_names(run, section) for section in TRAINING_PHASES}
   phases = {section: names for section, names in phases.items() if names}
   if not phases:
@@ -263,7 +263,7 @@ def activation_stability(run: SavedRun) -> Figure | None:
 
 
 def _phase_names(run, section):
-  """{phase: label} of those of a section that have records."""
+  """Returns {phase: label} of the phases of a section that have records."""
   begun = {line["phase"] for line in run.records}
   if section not in STAGES or len(run.targets) == 1:
     return {section: section} if section in begun else {}
@@ -272,7 +272,7 @@ def _phase_names(run, section):
 
 
 def _results_of(run, section, names):
-  """(colour, marker, label, top-1) of what was evaluated after a phase."""
+  """Yields (colour, marker, label, top-1) of each evaluation after a phase."""
   if section == "bit_selection":
     for index, uniform in enumerate(run.uniform_results):
       if uniform.top1 is not None:

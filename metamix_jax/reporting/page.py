@@ -39,16 +39,16 @@ _NOTHING, _HYPHEN = "–", "\N{NON-BREAKING HYPHEN}"
 
 
 def write(folder: pathlib.Path) -> pathlib.Path:
-  """Makes the PNGs and the page of a run, finished or still going, from its files alone.
+  """Writes the PNGs and the page of a run, finished or still going, from its files alone.
 
   Args:
     folder: DIR.
 
   Returns:
-    The page, DIR/report/report.html.
+    The path of the page, DIR/report/report.html.
 
   Raises:
-    UserError: as saved_run.read; or a file cannot be written.
+    UserError: the folder does not hold a run, one of its files is damaged, or a file cannot be written.
   """
   run = saved_run.read(folder)
   page = folder / "report" / "report.html"
@@ -90,7 +90,7 @@ def _status(run):
 
 
 def _selection_table(run):
-  """Targets, then references: one row an assignment."""
+  """Returns a table with one row for each assignment: targets first, then references."""
   widths, rows = candidate_widths(run.layers), []
 
   def layers_at(bits):
@@ -125,7 +125,7 @@ def _layer_table(run):
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence], num_references: int = 0, kind: str = "numbers") -> str:
-  """A table of "numbers" or "words"; the last rows, so many, are references."""
+  """Returns a table of "numbers" or "words"; its last `num_references` rows are references."""
   rows = list(rows)
   titles = "".join(f"<th>{html.escape(cell).replace('-', _HYPHEN)}</th>" for cell in header)
   lines = [f'<table class="{kind}">', f"<thead><tr>{titles}</tr></thead>"]

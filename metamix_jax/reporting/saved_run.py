@@ -1,4 +1,4 @@
-"""What a run has written so far, read from its folder alone: nothing is traced, compiled or trained."""
+"""Reads the files of a run, and nothing else: no step is traced, compiled or run."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -26,15 +26,15 @@ from metamix_jax.records.results import (
 
 @dataclasses.dataclass(frozen=True)
 class SavedRun:
-  """The files of a run.
+  """Holds the contents of a run's files.
 
   Attributes:
     folder: DIR.
-    config: {"section.field": value}, DIR/config.json.
-    layers: every quantised layer in network order, DIR/network.json.
+    config: {"section.field": value} of DIR/config.json.
+    layers: every quantised layer of DIR/network.json, in network order.
     records: the lines of DIR/metrics.jsonl.
-    results: of each finished phase, by its name, DIR/checkpoints/PHASE.json.
-    summary: DIR/report/summary.json; None: the run is not finished.
+    results: {phase: results} of each finished phase, from DIR/checkpoints/PHASE.json.
+    summary: contents of DIR/report/summary.json; None: the run is not finished.
   """
 
   folder: pathlib.Path
@@ -46,17 +46,17 @@ class SavedRun:
 
   @functools.cached_property
   def targets(self) -> list[float]:
-    """The targets in GBOPs of one image, ascending."""
+    """Returns the targets in GBOPs of one image, ascending."""
     return _as_list(self.config["arch.target_gbops"])
 
   @functools.cached_property
   def full_precision_top1(self) -> float | None:
-    """Top-1 in percent of the network after pretraining; None before."""
+    """Returns top-1 in percent of the network after pretraining; None before."""
     return self.results.get("pretraining", {}).get(FULL_PRECISION_TOP1)
 
   @functools.cached_property
   def target_results(self) -> tuple[TargetResult, ...]:
-    """What each target selects, and reaches as far as it was evaluated; () before the end of the bit selection."""
+    """Returns the selection of each target, with its top-1s so far; () before the end of the bit selection."""
     if self._bit_selection is None:
       return ()
     evaluated = self._meta_evaluation.targets if self._meta_evaluation else {}
@@ -70,21 +70,21 @@ class SavedRun:
 
   @functools.cached_property
   def uniform_results(self) -> tuple[UniformResult, ...]:
-    """All searched layers at the same bits, ascending; top-1s are None before they were evaluated."""
+    """Returns the result at each uniform bit-width, ascending; its top-1s are None before they are evaluated."""
     if self._meta_evaluation:
       return self._meta_evaluation.uniform
     return tuple(UniformResult(bits, self.layers) for bits in uniform_widths(self.layers))
 
   @functools.cached_property
   def activation_stability(self) -> ActivationStability | None:
-    """Distances before and after bit-meta training; None before the end of the bit selection, or without a search."""
+    """Returns distances before and after bit-meta training; None before the end of the bit selection, or without it."""
     return self._bit_selection.activation_stability if self._bit_selection else None
 
   @functools.cached_property
   def phase_states(self) -> dict[str, str]:
-    """{phase: "finished ...", "is under way ..." or "has not begun"}, in the order of the run.
+    """Returns {phase: "finished ...", "is under way ..." or "has not begun"}, in the order of the run.
 
-    Targets whose weights a finished run did not train are left out.
+    The stages of targets that a finished run did not train are left out.
     """
     names = ["pretraining", "bit_selection", "meta_evaluation"]
     names += [self.phase_of(stage, target) for target in self.targets for stage in STAGES]
@@ -101,13 +101,13 @@ class SavedRun:
     return states
 
   def series(self, phase: str, name: str, over: str = "step") -> tuple[np.ndarray, np.ndarray]:
-    """Returns a metric of a phase over its steps or epochs, both float64 [number of records that have it]."""
+    """Returns (steps or epochs, values) of a metric of a phase, both float64 [records with this metric]."""
     pairs = [(line[over], line[name]) for line in self.records if line["phase"] == phase and name in line]
     over_values, values = np.array(pairs, np.float64).reshape(-1, 2).T
     return over_values, values
 
   def search_series(self, target_gbops: float, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a metric search/TARGET/NAME of the bit selection over its steps, as `series`."""
+    """Returns (steps, values) of the metric search/TARGET/NAME of the bit selection, as `series` does."""
     return self.series("bit_selection", f"search/{format_target(target_gbops)}/{name}")
 
   def phase_of(self, stage: str, target_gbops: float) -> str:
@@ -129,7 +129,7 @@ def read(folder: pathlib.Path) -> SavedRun:
   """Reads a run's folder, whether the run is finished or still going.
 
   Raises:
-    UserError: this is not a folder of a run, or one of its files is damaged; the sentence names the file.
+    UserError: the folder does not hold a run, or one of its files is damaged; the sentence names the file.
   """
   if not (folder / "config.json").exists():
     raise UserError(f"{folder} is no folder of a run: there is no config.json in it.")
@@ -184,7 +184,7 @@ def _layers(text):
 
 
 def _records(text):
-  whole, _, _ = text.rpartition("\n")  # What is behind it is still being written.
+  whole, _, _ = text.rpartition("\n")  # An incomplete last line is still being written.
   records = []
   for number, line in enumerate(whole.splitlines(), 1):
     try:

@@ -1,4 +1,4 @@
-"""How all figures look: colours that colour-blind people can tell apart, markers and hatching besides, sizes, files."""
+"""The style of all figures: colours that colour-blind readers can tell apart, markers, hatching, sizes, files."""
 
 from collections.abc import Callable
 import pathlib
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from metamix_jax.records.files import write_atomically
 
-# Okabe and Ito's, without their yellow, which is hardly seen on white.
+# Okabe and Ito's colours, without yellow, which is hard to see on white.
 BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, BLACK = COLOURS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 GREY = "#767676"
@@ -22,7 +22,7 @@ _ROW_INCHES = 0.17  # A layer's line: just above the height of its name.
 
 
 def new_figure(title: str, width: float, height: float) -> Figure:
-  """Returns an empty figure of this size in inches; needs no display."""
+  """Returns an empty figure of this size in inches; it needs no display."""
   figure = Figure(figsize=(width, height), layout="constrained")
   figure.suptitle(title)
   return figure
@@ -34,19 +34,19 @@ def figure_height(num_layers: int) -> float:
 
 
 def label_layers(axes, names) -> None:
-  """Writes names from top to bottom as the ticks of the y axis, a line each."""
+  """Writes names from top to bottom as the ticks of the y axis, one line each."""
   axes.set_yticks(range(len(names)), names, fontsize=7)
   axes.set_ylim(len(names) - 0.4, -0.6)
 
 
 def series_style(index: int) -> dict:
-  """Returns colour, line and marker of a series."""
+  """Returns the colour, line and marker of a series as keyword arguments of `plot`."""
   return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)],
           "linestyle": LINE_STYLES[index % len(LINE_STYLES)], "markersize": 4.5, "linewidth": 1.3}
 
 
 def save(draw: Callable[[], Figure | None], path: pathlib.Path) -> bool:
-  """Draws a figure in the shared style and writes it atomically as a PNG; returns False if there is nothing to draw."""
+  """Draws a figure in the shared style and writes it atomically as a PNG; returns False if `draw` returns None."""
   with matplotlib.rc_context(_STYLE):
     figure = draw()
     if figure is None:

@@ -1,4 +1,4 @@
-"""Runs over a grid of config values, one folder each: what they are, running them, their results side by side."""
+"""Sweeps: plans runs over a grid of config values, executes them, and writes their results side by side."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
@@ -26,23 +26,23 @@ from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, Stop
 from metamix_jax.records.results import FULL_PRECISION_TOP1, TARGET_FIGURES
 from metamix_jax.reporting.style import new_figure, save, series_style
 
-# Columns of results.csv behind the grid's: of the run, then of the target that the row is of. No times: they differ
-# from one start to the next.
+# Columns of results.csv after the fields of the grid: first of the run, then of the row's target. Times are left out,
+# because they differ between starts.
 COLUMNS = (FULL_PRECISION_TOP1, *TARGET_FIGURES)
-# Fields that make no series of their own in the plot: repetitions, and the axis itself.
+# Fields that do not separate the series of the plot: the repetitions, and the axis.
 _WITHIN_SERIES = ("seed", "arch.target_gbops")
 _POLL_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepRun:
-  """One run of a sweep.
+  """Holds one run of a sweep.
 
   Attributes:
-    values: of the grid, {"section.field": value}; "base" among them where there are several.
+    values: {"section.field": value} of the grid; with several bases also "base".
     config: the config of the run.
     folder: its workdir.
-    arguments: that say the same on a command line, behind python.
+    arguments: the arguments of python that start the run.
   """
 
   values: Mapping[str, Any]
@@ -51,7 +51,7 @@ class SweepRun:
   arguments: tuple[str, ...]
 
   def summary(self) -> dict[str, Any] | None:
-    """Reads DIR/report/summary.json; None if the run is not finished, or has another config or older keys."""
+    """Reads DIR/report/summary.json; None if the run is not finished, or the file has another config or other keys."""
     path = self.folder / "report" / "summary.json"
     try:
       summary = json.loads(path.read_text())
@@ -65,12 +65,12 @@ def plan(sweep: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[SweepR
   """Plans the runs of a sweep, in the order of its grid: fields in alphabetical order, the last one changing fastest.
 
   Args:
-    sweep: "base", the path of a config file, :ARGUMENT behind it where it takes one, or a tuple of them; "grid" and
-      "fixed", ConfigDicts with fields of that config: tuples of values to combine, and values for every run.
-    workdir: DIR of the sweep; each run has a folder of its own in it.
+    sweep: "base", FILE or FILE:ARGUMENT of a config, or a tuple of them; "grid" and "fixed", ConfigDicts with fields of
+      that config: tuples of values to combine, and values for every run.
+    workdir: DIR of the sweep; each run has one folder in it.
 
   Raises:
-    UserError: one sentence naming what is wrong with the sweep, or with a config that comes out of it.
+    UserError: the sweep, or the config of one of its runs, is wrong.
   """
   for name in {"base", "grid", *sweep}:
     if name not in ("base", "grid", "fixed") or name not in sweep:
@@ -100,19 +100,19 @@ def execute(
     runs: Sequence[SweepRun], workdir: pathlib.Path, launch: Callable[[SweepRun], int], stop_request: StopRequest,
     report_progress: Callable[[str], None]
 ) -> None:
-  """Runs what is not finished, one after another, and writes the results after each.
+  """Executes the unfinished runs one after another, and writes the results after each.
 
-  A run that fails does not keep the others from being run.
+  A run that fails does not stop the others.
 
   Args:
-    runs: of `plan`.
+    runs: from `plan`.
     workdir: DIR of the sweep.
-    launch: does one run and returns its exit status: 0, or EXIT_INTERRUPTED where the same call will continue it.
-    stop_request: asked before and after each run.
-    report_progress: gets a line before each.
+    launch: executes one run and returns its exit status: 0, or EXIT_INTERRUPTED if the same call can continue it.
+    stop_request: read before and after each run.
+    report_progress: gets a line before each run.
 
   Raises:
-    Interrupted: the sweep was asked to stop, or a run was.
+    Interrupted: the sweep or a run was asked to stop.
     UserError: runs failed; the sentence names them.
   """
   left, failed, seconds = [run for run in runs if run.summary() is None], [], []
@@ -140,7 +140,7 @@ def execute(
 
 
 def run_in_process(run: SweepRun, stop_request: StopRequest) -> int:
-  """Runs in a process of its own, tells it when the sweep is asked to stop, and returns its exit status."""
+  """Executes a run in a new process, sends it SIGTERM if the sweep is asked to stop, and returns its exit status."""
   process, told = subprocess.Popen([sys.executable, *run.arguments]), False
   while True:
     try:
@@ -152,7 +152,7 @@ def run_in_process(run: SweepRun, stop_request: StopRequest) -> int:
 
 
 def write_results(runs: Sequence[SweepRun], workdir: pathlib.Path) -> None:
-  """Writes DIR/results.csv, a row for each target of each finished run, and DIR/accuracy_against_cost.png."""
+  """Writes DIR/results.csv, with a row for each target of each finished run, and DIR/accuracy_against_cost.png."""
   rows = list(_rows(runs))
   text = io.StringIO()
   writer = csv.DictWriter(text, [*runs[0].values, *COLUMNS], lineterminator="\n")
@@ -163,11 +163,14 @@ def write_results(runs: Sequence[SweepRun], workdir: pathlib.Path) -> None:
 
 
 def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], grid: Sequence[str]) -> Figure | None:
-  """Draws top-1 over GBOPs of all rows of a results.csv; lines join the means over the seeds. None without rows.
+  """Draws top-1 over GBOPs of all rows of a results.csv; lines join the means over the seeds.
 
   Args:
-    rows: by column.
-    grid: names of the grid's fields; those but the seed and the target tell the series apart.
+    rows: {column: value} of each row.
+    grid: names of the grid's fields; those other than seed and target separate the series.
+
+  Returns:
+    The figure; None without rows.
   """
   if not rows:
     return None
@@ -207,7 +210,7 @@ def _rows(runs: Sequence[SweepRun]) -> Iterator[dict[str, Any]]:
 
 
 def _fields(section, prefix=""):
-  """("section.field", value) of everything in a ConfigDict."""
+  """Yields ("section.field", value) of all fields of a ConfigDict."""
   for name, value in section.items():
     if isinstance(value, ml_collections.ConfigDict):
       yield from _fields(value, f"{prefix}{name}.")
@@ -216,7 +219,7 @@ def _fields(section, prefix=""):
 
 
 def _config(base, overrides):
-  """The config of a file with some values replaced, checked."""
+  """Returns the checked config of a file with some values replaced."""
   path, _, argument = base.partition(":")
   config = load_config(path, argument or None)
   try:
@@ -230,5 +233,5 @@ def _config(base, overrides):
 
 
 def _for_a_path(value):
-  """A value in the name of a folder: words, numbers and dots, _ for everything between them."""
+  """Writes a value for the name of a folder: words, numbers and dots, with _ for all other characters."""
   return re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")

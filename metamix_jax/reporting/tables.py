@@ -16,7 +16,11 @@ from metamix_jax.reporting.saved_run import SavedRun
 
 
 def format_table(run: SavedRun) -> str:
-  """Writes a finished run for a terminal: the layers of a single target, or the accuracy-cost curve of several."""
+  """Returns the results of a finished run as text: the layers of a single target, or the curve of several.
+
+  Raises:
+    ValueError: the run is not finished.
+  """
   if run.summary is None:
     raise ValueError(f"{run.folder} holds a run that is not finished; it has no summary.")
   lines = _format_target(run) if len(run.targets) == 1 else _format_curve(run)
@@ -30,7 +34,7 @@ def format_table(run: SavedRun) -> str:
 
 
 def _format_curve(run):
-  """Lines of the curve: targets and uniform bit-widths in the order of their cost."""
+  """Returns the lines of the curve: targets and uniform bit-widths in the order of their cost."""
   lines = [
       "", "Accuracy and cost: GBOPs of one image; top-1 in %, from the meta-state and after each stage",
       f"  {'target':<14} {'selected':>10} {'average bits':>13} {'meta-state':>11} {'stage A':>8} {'final':>7}"]
@@ -54,7 +58,7 @@ def _cell(value, width, digits):
 
 
 def _format_target(run):
-  """Lines of the only target: its layers, cost and top-1."""
+  """Returns the lines of the only target: its layers, cost and top-1s."""
   result, = run.target_results
   lines = ["", "Bits selected for each layer's input activations"]
   lines += [f"  {name:<24} {bits}" for name, bits in result.bits.items()]
@@ -73,7 +77,7 @@ def _format_target(run):
 
 
 def _format_top1s(run, result):
-  """Lines of the top-1s of the run and of its only target."""
+  """Returns the lines of the top-1s of the run and of its only target."""
   lines = ["", "Top-1 [%]", f"  full precision                        {run.full_precision_top1:>7.2f}"]
   lines += [
       f"  meta-state, all at {uniform.bits} bits             {uniform.top1:>7.2f}"
@@ -86,11 +90,11 @@ def _format_top1s(run, result):
 
 
 def format_costs(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]) -> str:
-  """Writes the BOPs report of an assignment: MACs, bits and share of each layer; the totals; the rule (M8).
+  """Returns the BOPs report of an assignment as text: MACs, bits and share of each layer; the totals; the rule (M8).
 
   Args:
     layers: every quantised layer.
-    activation_bits: by layer name.
+    activation_bits: bits by layer name.
   """
   total = gbops(layers, activation_bits)
   width = max(len(layer.name) for layer in layers)

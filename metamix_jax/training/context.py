@@ -29,14 +29,14 @@ MakeOptimizer: TypeAlias = Callable[[optax.ScalarOrSchedule], optax.GradientTran
 
 @dataclasses.dataclass(frozen=True)
 class TrainingContext:
-  """What every phase needs and none changes; dataclasses.replace puts a fork's own part in the place of one of ours.
+  """Holds what every phase needs and no phase changes; a fork replaces one part with dataclasses.replace.
 
   Attributes:
     config: a validated config.
     data: the training and evaluation batches: a data.DataSource, or an object like it.
     network: the network to train.
-    teacher_network: a teacher of its own, or None.
-    programs: the steps, mapped over devices.
+    teacher_network: the teacher where it is another network than the student; None otherwise.
+    programs: the steps, mapped over the devices.
     weight_optimizer: (learning rate or schedule) -> Optax transformation of weights and step sizes.
     arch_optimizer: (learning rate or schedule) -> Optax transformation of alpha.
   """
@@ -50,11 +50,11 @@ class TrainingContext:
   arch_optimizer: MakeOptimizer
 
   def place(self, batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
-    """Returns batches on the devices of this process, with a leading device axis, a few ahead of their use."""
+    """Moves batches [N, ...] to the devices of this process, [devices, N / devices, ...], a few ahead of their use."""
     return parallel.place_batches(batches, self.programs.devices)
 
   def replicate(self, state: Any) -> Any:
-    """Returns a state placed as the programs return it."""
+    """Returns a state replicated over the devices, as the programs return it."""
     return parallel.replicate(state, self.programs.devices)
 
 
@@ -66,7 +66,7 @@ def prepare(config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ) -> Tr
     quantizer: the functions that quantise.
 
   Raises:
-    UserError: one sentence naming what is wrong with the config or its data.
+    UserError: the config or its data are wrong; one sentence names the field, its value and what is allowed.
   """
   config_rules.validate(config)
   for name in ("batch_size", "evaluation_batch_size"):
@@ -104,16 +104,16 @@ def make_arch_optimizer(config: ml_collections.ConfigDict) -> MakeOptimizer:
 def build_networks(
     config: ml_collections.ConfigDict, num_classes: int, channels: int, quantizer: Quantizer = LSQ
 ) -> tuple[Network, Network | None]:
-  """The network to train and, where the config names one of its own, the teacher's.
+  """Builds the network to train, and the teacher's network if the config names another one.
 
   Args:
     config: a validated config.
-    num_classes: outputs.
-    channels: of the images.
+    num_classes: number of outputs.
+    channels: number of image channels.
     quantizer: the functions that quantise.
 
   Raises:
-    UserError: one sentence naming what is wrong with a network's name or options, or with the network.
+    UserError: the name or an option of a network is wrong, or the network cannot be searched and trained.
   """
   scheme = _quantization_scheme(config, quantizer)
   module = create_network(config.network.name, num_classes, scheme, config.network.options.to_dict())
@@ -139,10 +139,10 @@ def build_networks(
 
 
 def networks_without_data(config: ml_collections.ConfigDict) -> tuple[Network, Network | None]:
-  """As `build_networks`, from a config alone; the data set need not be there.
+  """Builds the networks as `build_networks` does, from a config alone; the data set need not exist on disk.
 
   Raises:
-    UserError: one sentence naming what is wrong with the config.
+    UserError: the config is wrong, or its data set is unknown.
   """
   config_rules.validate(config)
   from metamix_jax import data  # Here, because TensorFlow takes seconds to load.
@@ -156,7 +156,7 @@ def _quantization_scheme(config, quantizer=LSQ):
 
 
 def _check_networks(config):
-  """The names, options and weight files of student and teacher, one sentence for what is wrong."""
+  """Checks names, options and weight files of student and teacher; raises UserError."""
   scheme = _quantization_scheme(config)
   for section, weights in (("network", config.pretraining.weights), ("teacher", config.teacher.weights)):
     if section == "teacher" and config.teacher.name in (STUDENT, LABELS):

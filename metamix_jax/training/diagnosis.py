@@ -1,4 +1,4 @@
-"""Where a number that is not finite comes from, once training has stopped for it."""
+"""Finds the source of a number that is not finite, after training has stopped for it."""
 
 from flax import linen as nn
 from flax import traverse_util
@@ -12,11 +12,14 @@ from metamix_jax.training.steps import AXIS
 
 
 def first_not_finite(meta: MetaState, batch: dict) -> str:
-  """Words for the place: a parameter, the output of a layer, or the gradient alone.
+  """Describes the first place with a number that is not finite: a parameter, a layer's output, or the gradient alone.
 
   Args:
-    meta: the meta-state before the update that failed.
-    batch: what it was trained on, arrays [devices, N, ...].
+    meta: the meta-state before the failed update.
+    batch: the batch of that update, arrays [devices, N, ...].
+
+  Returns:
+    Words for an error message, such as "in the output of layer head".
   """
   for path, values in traverse_util.flatten_dict(
       {"weights": meta.weights, "step_sizes": meta.step_sizes, "batch_stats": meta.batch_stats}, sep="/").items():

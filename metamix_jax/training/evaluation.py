@@ -16,7 +16,7 @@ from metamix_jax.training.state import MetaState
 
 
 def evaluate(context: TrainingContext, meta: MetaState, precision: Any) -> float:
-  """Returns top-1 in percent on the whole evaluation split, exactly: padding is masked."""
+  """Returns top-1 in percent on the whole evaluation split; a mask leaves the padding out."""
   meta = meta.without_optimizer()
   results = (
       context.programs.evaluation_step(meta, precision, batch) for batch in context.place(context.data.evaluation_batches()))
@@ -26,7 +26,7 @@ def evaluate(context: TrainingContext, meta: MetaState, precision: Any) -> float
 
 
 def reestimate_batch_statistics(context: TrainingContext, meta: MetaState, precision: Any) -> MetaState:
-  """Returns a copy whose running statistics are the average moments of a few training batches at a precision [A]."""
+  """Returns a copy with running statistics averaged over config.reestimation_batches batches at a precision [A]."""
   num_batches = min(context.config.reestimation_batches, context.data.steps_per_epoch)
   batches = itertools.islice(context.place(context.data.train_epoch(0)), num_batches)
   results = (context.programs.batch_moments_step(meta.without_optimizer(), precision, batch) for batch in batches)
@@ -36,7 +36,7 @@ def reestimate_batch_statistics(context: TrainingContext, meta: MetaState, preci
 
 
 def evaluate_uniform_bits(context: TrainingContext, meta: MetaState) -> tuple[UniformResult, ...]:
-  """Returns top-1 straight from the meta-state at each uniform bit-width, with re-estimated and with shared statistics."""
+  """Evaluates the meta-state at each uniform bit-width, with re-estimated and with shared batch-norm statistics."""
   layers, results = context.network.layers, []
   for bits in uniform_widths(layers):
     precision = assigned_precision(layers, uniform_bits(layers, bits))
@@ -52,7 +52,10 @@ def evaluate_bits(context: TrainingContext, meta: MetaState, bits: Mapping[str, 
   Args:
     context: of the run.
     meta: the meta-state.
-    bits: of each searched layer.
+    bits: bits of each searched layer, by layer name.
+
+  Raises:
+    ValueError: a layer does not have this candidate.
   """
   precision = assigned_precision(context.network.layers, bits)
   return evaluate(context, reestimate_batch_statistics(context, meta, precision), precision)

@@ -1,4 +1,4 @@
-"""The loop that all training phases share: where it continues, when it records, evaluates, saves and stops."""
+"""The loop that all training phases share: it continues from checkpoints, records, evaluates, saves and stops."""
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
@@ -31,13 +31,13 @@ Metrics: TypeAlias = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """What distinguishes one training phase from another.
+  """Describes one training phase.
 
   Attributes:
-    name: of its log lines, records and checkpoints, such as "stage_a_0.025".
-    section: of the config that has its epochs: one of TRAINING_PHASES.
-    learning_rates: for the records, by name, from the number of steps before.
-    bits: of each searched layer where the phase trains one assignment; None: every candidate is in use.
+    name: name in log lines, records and checkpoints, such as "stage_a_0.025".
+    section: section of the config with its epochs: one of TRAINING_PHASES.
+    learning_rates: (number of steps before) -> {name: learning rate}, for the records.
+    bits: bits of each searched layer if the phase trains one assignment; None: every candidate is in use.
   """
 
   name: str
@@ -48,12 +48,12 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Saving:
-  """Where the phases of a run save their steps, and what may stop them.
+  """Holds where the phases of a run save their steps, and what may stop them.
 
   Attributes:
     folder: DIR/checkpoints.
-    stop_request: asked after every step.
-    metrics: the file in which steps are recorded; None: this process records nothing.
+    stop_request: read after every step.
+    metrics: the file that records steps; None: this process records nothing.
   """
 
   folder: pathlib.Path
@@ -68,16 +68,16 @@ def train(
 ) -> tuple[State, dict[str, float] | None]:
   """Runs a training phase from its start, or from its newest checkpoint, to its end.
 
-  After each step, in this order: print, record, evaluate, save, stop. A line is recorded before the checkpoint of its
-  step is begun, so no line up to a checkpoint is ever missing.
+  After each step, in this order: print, record, evaluate, save, stop. A line is recorded before its step is saved, so
+  no line up to a checkpoint is ever missing.
 
   Args:
-    context: the run's.
-    phase: what is trained.
-    state: what the phase starts from; not to be used again.
+    context: of the run.
+    phase: name, section of the config and records of the phase.
+    state: the state that the phase starts from; its buffers are donated, so do not use it again.
     add_targets: adds the targets to a batch (M9).
     step_function: (state, epoch of the phase, batch with targets) -> (state, scalar metrics).
-    evaluate: top-1 of a state in percent, asked for every config.evaluate_every_epochs epochs; None: never.
+    evaluate: state -> top-1 in percent, called every config.evaluate_every_epochs epochs; None: never.
     saving: where steps are saved and recorded; None: nowhere.
     clock: of the phase; None: a new one.
 
@@ -86,7 +86,7 @@ def train(
 
   Raises:
     Interrupted: the run was asked to stop, and the state is saved.
-    UserError: a loss or gradient was not finite (the sentence names phase, step and layer), a record cannot be decoded,
+    UserError: a loss or gradient was not finite (the sentence names phase, step and layer), an image cannot be decoded,
       or the state cannot be saved.
   """
   clock = clock or Clock()
@@ -119,7 +119,7 @@ def train(
 
       devices_idle = progress.after_step(metrics, compiled)
       recorded = saving is not None and _is_due(context.config.metrics.every_steps, step, num_steps)
-      # Looking at a state waits for its step. Several processes must look at the same steps, and print by their own clocks.
+      # A look at a state waits for its step. All processes must look at the same steps, but print by their own clocks.
       if recorded or devices_idle and jax.process_count() == 1:
         _check_finite(context, phase, state)
       if recorder is not None:
@@ -156,7 +156,7 @@ def train(
 
 
 def _batches(context, phase, first_step, num_steps) -> Iterator[tuple[int, int, Batch]]:
-  """(number of the step from 1, epoch of the phase, batch on the devices), from the step after `first_step` on."""
+  """Yields (step, epoch of the phase, batch on the devices) from the step after `first_step` on; steps count from 1."""
   step = first_step
   while step < num_steps:
     epoch, first_batch = divmod(step, context.data.steps_per_epoch)
@@ -166,7 +166,7 @@ def _batches(context, phase, first_step, num_steps) -> Iterator[tuple[int, int, 
 
 
 def _first_epoch(context, phase):
-  """Number of the phase's first epoch. Epochs are numbered through the run, so every phase has its own orders."""
+  """Returns the number of the phase's first epoch; the run numbers its epochs, so each phase has other image orders."""
   earlier = TRAINING_PHASES[:TRAINING_PHASES.index(phase.section)]
   return sum(context.config[section].epochs for section in earlier)
 
@@ -188,7 +188,7 @@ def _asked_to_stop(saving, checkpoints, step):
 
 
 def _check_finite(context, phase, state):
-  """Raises UserError if an update was held back because its loss or gradient was not finite."""
+  """Raises UserError if an update was skipped because its loss or gradient was not finite."""
   for name, part in state.items():
     bad_steps = np.ravel(part.bad_step)  # One for each target of an architecture state.
     if not bad_steps.any():
@@ -202,7 +202,7 @@ def _check_finite(context, phase, state):
 
 
 def _name_loss(name, state):
-  """The loss that a state is trained on; for an architecture state with the targets whose loss is not finite."""
+  """Names the loss of a state; for an architecture state, also the targets whose loss is not finite."""
   if name != "arch":
     return "training"
   bad_targets = np.asarray(state.target_gbops)[np.asarray(state.bad_step) > 0]

@@ -1,4 +1,4 @@
-"""The only file that knows jax.pmap: steps over the devices, batches split between them.
+"""Steps mapped over the devices, and batches split between them; the only file that uses jax.pmap.
 
 States are never stacked: they go in and come out unmapped (in_axes=None, out_axes=None) and stay replicated
 arrays between steps. Only batches carry a leading device axis.
@@ -14,14 +14,14 @@ import numpy as np
 
 from metamix_jax.training import steps
 
-# Enough to hide the host's work. A host without a bound would fill the devices with batches that wait, and stop XLA's
-# CPU devices for ever: a program beyond the 32nd in flight on one of them holds a thread of the pool that they share,
-# and the step it waits for may need that thread to reach the others in an all-reduce.
+# Enough to hide the host's work. Without a bound the host would fill the devices with waiting batches, and XLA's CPU
+# devices would stop for ever: a program beyond the 32nd in flight on one device holds a thread of their shared pool,
+# and the step that it waits for may need that thread for an all-reduce.
 STEPS_AHEAD = 2
 
 
 class Steps(NamedTuple):
-  """The pure functions of one replica that a run is made of; a fork replaces one: Steps(bit_search_steps=my_steps)."""
+  """Holds the pure functions of one replica; a fork replaces one of them: Steps(bit_search_steps=my_steps)."""
 
   teacher_targets: Callable = steps.teacher_targets
   label_targets: Callable = steps.label_targets
@@ -37,13 +37,13 @@ STEPS = Steps()
 
 
 class Programs(NamedTuple):
-  """Steps mapped over devices. Each compiles once for each structure of its trees.
+  """Holds the steps mapped over devices; each compiles once for each structure of its trees.
 
-  The state that a training step replaces is donated to it: its buffers hold the new one, and it must not be used again.
+  A training step takes over the buffers of the state that it replaces (donation), so do not use that state again.
 
   Attributes:
-    devices: of this process.
-    teacher_targets ... batch_moments_step: as in Steps, with batches that have a leading device axis.
+    devices: devices of this process.
+    teacher_targets ... batch_moments_step: as in Steps; arrays of a batch are [devices, N / devices, ...].
   """
 
   devices: tuple[jax.Device, ...]
@@ -61,7 +61,7 @@ def make_programs(devices: Sequence[jax.Device] | None = None, functions: Steps 
   """Maps steps over devices.
 
   Args:
-    devices: None: all local ones of this process and their peers.
+    devices: the devices of this process to use; None: all devices of all processes.
     functions: the steps of one replica.
   """
   def over_devices(step, num_unmapped, out_axes=None, static=(), donated=()):
@@ -100,12 +100,18 @@ def split_batch(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, np.
 def place_batches(
     batches: Iterable[dict[str, np.ndarray]], devices: Sequence[jax.Device], ahead: int = STEPS_AHEAD
 ) -> Iterator[dict[str, Array]]:
-  """Batches split over the devices and on their way to them while the `ahead` batches before are computed.
+  """Splits batches over the devices, and moves each one there while the `ahead` batches before it are computed.
 
   Args:
-    batches: of this process, arrays [N, ...].
-    devices: of this process.
-    ahead: batches in flight.
+    batches: batches of this process, arrays [N, ...].
+    devices: devices of this process.
+    ahead: number of batches in flight.
+
+  Yields:
+    Batches of arrays [devices, N / devices, ...].
+
+  Raises:
+    ValueError: the devices do not divide N.
   """
   sharding = jax.sharding.NamedSharding(_mesh(devices), jax.sharding.PartitionSpec(steps.AXIS))
   waiting = collections.deque()
@@ -117,11 +123,11 @@ def place_batches(
 
 
 def fetch(results: Iterable[Any], ahead: int = STEPS_AHEAD) -> Iterator[Any]:
-  """Values on the host, each fetched while the `ahead` steps after it are on the devices.
+  """Yields results on the host; fetches each one while the `ahead` steps after it run on the devices.
 
   Args:
-    results: trees of arrays that the programs return; a generator that calls the program when it is asked.
-    ahead: steps in flight.
+    results: trees of arrays that the programs return; a generator that calls the program for each item.
+    ahead: number of steps in flight.
   """
   waiting = collections.deque()
   for result in results:
@@ -133,10 +139,10 @@ def fetch(results: Iterable[Any], ahead: int = STEPS_AHEAD) -> Iterator[Any]:
 
 
 class StepsInFlight:
-  """Lets the host be no more than a few steps ahead of the devices; waits, and moves no value to the host.
+  """Keeps the host at most a few steps ahead of the devices; moves no value to the host.
 
   Attributes:
-    ahead: steps in flight.
+    ahead: number of steps in flight.
   """
 
   def __init__(self, ahead: int = STEPS_AHEAD):
@@ -144,22 +150,22 @@ class StepsInFlight:
     self._outputs = collections.deque()
 
   def add(self, outputs: Any) -> None:
-    """Counts a step that was just dispatched; `outputs` are arrays of it that are not donated to the next."""
+    """Counts a step that was just dispatched; `outputs` are its arrays that the next step does not take over."""
     self._outputs.append(outputs)
     if len(self._outputs) > self.ahead:
       jax.block_until_ready(self._outputs.popleft())
 
   def wait(self) -> None:
-    """Returns when no step is in flight."""
+    """Waits until no step is in flight."""
     while self._outputs:
       jax.block_until_ready(self._outputs.popleft())
 
 
 def replicate(state, devices: Sequence[jax.Device]):
-  """The state as arrays replicated over the devices, just as the programs return it.
+  """Returns a state as arrays replicated over the devices, as the programs return it.
 
-  A program compiles once more for every other placement of its arguments: a state that starts as NumPy arrays or
-  on a single device would have it compiled in the first step and again in the second.
+  A program compiles again for every other placement of its arguments. A state of NumPy arrays, or on a single device,
+  would compile it in the first step and again in the second.
   """
   return jax.device_put(state, jax.sharding.NamedSharding(_mesh(devices), jax.sharding.PartitionSpec()))
 

@@ -33,7 +33,7 @@ def create_architectures(context: TrainingContext) -> ArchState:
 
 
 def start_step_sizes(context: TrainingContext, meta: MetaState) -> MetaState:
-  """Starts the activation step sizes (M4) from one full-precision pass over the first batch."""
+  """Returns the meta-state with activation step sizes (M4) from one full-precision pass over the first batch."""
   batch = next(context.place(context.data.train_epoch(0)))
   return meta.with_activation_step_sizes(jax.block_until_ready(context.programs.calibration_step(meta, batch)))
 
@@ -41,7 +41,14 @@ def start_step_sizes(context: TrainingContext, meta: MetaState) -> MetaState:
 def pretrain(
     context: TrainingContext, meta: MetaState, saving: Saving | None = None, clock: Clock | None = None
 ) -> tuple[MetaState, Best]:
-  """Trains the full-precision network on labels; it can serve as the teacher afterwards.
+  """Trains the full-precision network on labels; afterwards it can serve as the teacher.
+
+  Args:
+    context: of the run.
+    meta: from `create_student`; its buffers are donated, so do not use it again.
+    saving: where the steps are saved; None: nowhere.
+    clock: of the phase; None: a new one.
+
 
   Returns:
     The trained network, and {"step", "top1"} of the best step that was evaluated, or None.
@@ -60,9 +67,9 @@ def select_bits(
 
   Args:
     context: of the run.
-    meta: with activation step sizes; not to be used again.
-    archs: alpha of K targets, stacked.
-    teacher: source of the targets of the task loss; None: labels.
+    meta: with activation step sizes; its buffers are donated, so do not use it again.
+    archs: alpha of K targets, stacked on a leading axis [K].
+    teacher: makes the soft targets of the task loss (M9); None: labels.
     saving: where the steps are saved; None: nowhere.
     clock: of the phase; None: a new one.
 
@@ -96,17 +103,17 @@ def train_weights(
     context: TrainingContext, stage: str, meta: MetaState, bits: Mapping[str, int], teacher: Teacher | None,
     saving: Saving | None = None, clock: Clock | None = None, name: str | None = None,
 ) -> tuple[MetaState, Best]:
-  """M14 [C]: trains the weights at the selected bits, "stage_a" with full-precision weights or "stage_b".
+  """M14 [C]: trains the weights at the selected bits: "stage_a" in full precision, "stage_b" quantised.
 
   Args:
     context: of the run.
-    stage: section of the config with epochs and learning rate.
-    meta: what the stage starts from; for stage B with weight step sizes (MetaState.with_weight_step_sizes).
-    bits: of each searched layer.
-    teacher: source of the targets of the task loss; None: labels.
+    stage: "stage_a" or "stage_b", the section of the config with epochs and learning rate.
+    meta: the state that the stage starts from; for stage B with weight step sizes (MetaState.with_weight_step_sizes).
+    bits: bits of each searched layer, by layer name.
+    teacher: makes the soft targets of the task loss (M9); None: labels.
     saving: where the steps are saved; None: nowhere.
     clock: of the phase; None: a new one.
-    name: of the phase; None: that of the stage.
+    name: name of the phase; None: `stage`.
 
   Returns:
     The trained network, and {"step", "top1"} of the best step that was evaluated, or None.
@@ -132,20 +139,20 @@ def _train_at_precision(context, phase, meta, precision, teacher, saving, clock)
 
 
 def _targets_of(context: TrainingContext, teacher: Teacher | None) -> Callable[[Batch], Batch]:
-  """What adds the targets to a batch (M9): the teacher's probabilities, or one-hot labels without a teacher."""
+  """Returns a function that adds the targets (M9) to a batch: the teacher's probabilities, or else one-hot labels."""
   if teacher is None:
     return lambda batch: context.programs.label_targets(context.data.num_classes, batch)
   return lambda batch: context.programs.teacher_targets(teacher, batch)
 
 
 def _cosine(context, section):
-  """A cosine to 0 over the phase [C]."""
+  """Returns the learning-rate schedule of a phase: a cosine to 0 [C]."""
   settings = context.config[section]
   return cosine_schedule(settings.learning_rate, 0.0, settings.epochs * context.data.steps_per_epoch)
 
 
 def _alpha_schedule(context):
-  """A cosine over the search; constant where both ends are equal."""
+  """Returns the learning-rate schedule of alpha: a cosine over the search, constant if both ends are equal."""
   arch, selection = context.config.arch, context.config.bit_selection
   num_steps = (selection.epochs - selection.meta_only_epochs) * context.data.steps_per_epoch
   return cosine_schedule(arch.learning_rate, arch.final_learning_rate, num_steps)

@@ -1,4 +1,4 @@
-"""Records of a training phase: now and then, the scalars of a step to DIR/metrics.jsonl, and alarms to the log."""
+"""Records of a training phase: scalars of some steps in DIR/metrics.jsonl, and alarms in the log."""
 
 from collections.abc import Callable, Mapping
 import logging
@@ -27,7 +27,7 @@ logger = logging.getLogger("metamix_jax")
 
 
 def open_metrics(workdir: pathlib.Path, section: ml_collections.ConfigDict) -> MetricsFile | None:
-  """The metrics of a run as config.metrics wants them; None: this process writes none."""
+  """Opens the metrics of a run as config.metrics says; returns None if this process writes none."""
   if not multihost.is_lead_process() or not section.every_steps:
     return None
   if not section.tensorboard:
@@ -40,8 +40,8 @@ class Recorder:
   """Writes the lines of one phase.
 
   Attributes:
-    context: the context.
-    phase: at the start of each line.
+    context: of the run.
+    phase: name of the phase, in each line.
   """
 
   def __init__(
@@ -51,11 +51,11 @@ class Recorder:
     """Makes a recorder that has not started.
 
     Args:
-      file: that it writes.
+      file: the file to write.
       context: of the run.
       phase: name of the phase.
-      learning_rates: by name, from the number of steps before.
-      bits: see metrics.named_step_sizes.
+      learning_rates: (number of steps before) -> {name: learning rate}.
+      bits: as in metrics.named_step_sizes.
       clock: of the phase.
     """
     config = context.config
@@ -67,25 +67,25 @@ class Recorder:
     self._clock, self._recorded = clock, clock.mark()
 
   def start(self, step: int) -> None:
-    """Begins after a step, 0 for the first; drops the lines of later steps, which an interrupted run left."""
+    """Starts after `step` (0: at the first one); drops the lines of later steps, which an interrupted run left."""
     self._file.keep(self.phase, step)
     self._recorded = self._clock.mark()
 
   def after_step(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-    """Keeps what an alarm needs of every step, on the devices."""
+    """Keeps, on the devices, the metrics of every step that alarms need."""
     if "gbops" in metrics:
       self._costs[step] = metrics["gbops"]
 
   def record(self, step: int, state: Mapping[str, Any], metrics: Mapping[str, jax.Array]) -> None:
-    """Waits for the devices, writes a line and sounds alarms.
+    """Waits for the devices, writes a line, and logs alarms.
 
     Args:
-      step: of the phase, from 1.
-      state: after it, {"meta": MetaState} and perhaps {"arch": ArchState}.
-      metrics: of it.
+      step: step of the phase, from 1.
+      state: the state after it, {"meta": MetaState} and perhaps {"arch": ArchState}.
+      metrics: metrics of the step, scalars or vectors.
 
     Raises:
-      ValueError: the file cannot be written.
+      UserError: the file cannot be written.
     """
     rates = self._learning_rates(step - 1)
     fetched = jax.device_get({
@@ -109,10 +109,10 @@ class Recorder:
         logger.warning("alarm: %s, step %d: %s", self.phase, step, alarm)
 
   def record_top1(self, step: int, top1: float) -> None:
-    """Writes the line of an evaluation.
+    """Writes the line of an evaluation; `top1` is in percent.
 
     Raises:
-      ValueError: the file cannot be written.
+      UserError: the file cannot be written.
     """
     self._file.append(self._head(step) | {"top1": top1})
 
@@ -120,7 +120,7 @@ class Recorder:
     return {"phase": self.phase, "step": step, "epoch": round(step / self.context.data.steps_per_epoch, 6)}
 
   def _searches(self, alpha, metrics):
-    """One for each target; alpha [K, B], metrics [K]."""
+    """Returns one TargetMetrics for each target, from alpha {layer name: [K, B]} and metrics [K]."""
     return [
         TargetMetrics(target, {name: values[index] for name, values in alpha.items()}, metrics["search_loss"][index],
                       metrics["gbops"][index])

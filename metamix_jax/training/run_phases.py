@@ -1,4 +1,4 @@
-"""The phases of a run in its folder: computed, or restored where they are finished."""
+"""The phases of a run in its folder: each is computed, or restored if it is finished."""
 
 from collections.abc import Callable
 import logging
@@ -19,12 +19,12 @@ logger = logging.getLogger("metamix_jax")
 
 
 class RunPhases:
-  """Computes the phases of a run, or restores those that are finished.
+  """Computes the phases of a run, and restores finished ones.
 
   Attributes:
     saving: where the running phase saves its steps, and what may stop it.
-    seconds: of each phase so far, all starts together, by name.
-    best: {"step", "top1"} of the best evaluated step of each phase so far, None where no step was evaluated; by name.
+    seconds: {phase: seconds} of the phases so far, over all starts.
+    best: {phase: {"step", "top1"}} of the best evaluated step of each phase so far; None if no step was evaluated.
   """
 
   def __init__(self, context: TrainingContext, workdir: pathlib.Path, stop_request: StopRequest):
@@ -33,7 +33,7 @@ class RunPhases:
     self.seconds, self.best = {}, {}
 
   def is_finished(self, name: str) -> bool:
-    """Returns whether the phase of this name can be restored."""
+    """Tells whether the phase of this name can be restored."""
     return self._checkpoints.is_finished(name)
 
   def results_file(self, name: str) -> pathlib.Path:
@@ -43,12 +43,15 @@ class RunPhases:
   def run(
       self, name: str, meta: MetaState, compute: Callable[[MetaState, Clock], tuple[MetaState, dict[str, Any]]]
   ) -> tuple[MetaState, dict[str, Any]]:
-    """Returns the state after a phase, placed on the devices, and the phase's results.
+    """Computes or restores a phase.
 
     Args:
-      name: of the phase.
-      meta: what it starts from; not to be used again.
-      compute: the phase itself; its results become JSON, "best" among them where steps were evaluated.
+      name: name of the phase.
+      meta: the state that it starts from; its buffers are donated, so do not use it again.
+      compute: runs the phase; its results become JSON, with "best" if steps were evaluated.
+
+    Returns:
+      The state after the phase, replicated over the devices, and the results of the phase.
 
     Raises:
       Interrupted: the run was asked to stop, and everything is saved.

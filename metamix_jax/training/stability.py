@@ -1,4 +1,4 @@
-"""Activation stability: how far the statistics of activations move when the bits change, the paper's motivation [P]."""
+"""Activation stability: how far activation statistics move when the bits change, the paper's motivation [P]."""
 
 from collections.abc import Sequence
 import itertools
@@ -18,9 +18,12 @@ from metamix_jax.training.state import MetaState
 
 
 def measure_stability(context: TrainingContext, meta: MetaState) -> dict[str, float]:
-  """`activation_distance` of every batch-norm layer's input, in network order, every searched layer at each candidate.
+  """Measures how far each batch-norm layer's input statistics move between the uniform bit-widths.
 
-  Over config.reestimation_batches training batches; the state stays as it is. {} for a network without batch norm.
+  The statistics are averaged over config.reestimation_batches training batches; the state does not change.
+
+  Returns:
+    {layer name: `activation_distance`} in network order; {} for a network without batch norm.
   """
   layers, statistics = context.network.layers, []
   for bits in uniform_widths(layers):
@@ -34,20 +37,20 @@ def measure_stability(context: TrainingContext, meta: MetaState) -> dict[str, fl
 
 
 def activation_distance(means: Sequence[np.ndarray], variances: Sequence[np.ndarray]) -> float:
-  """How far a layer's statistics move between bit-widths, in standard deviations [A].
+  """Computes how far a layer's statistics move between bit-widths, in standard deviations [A].
 
-  The mean over pairs of bit-widths b, b' and over channels of sqrt((m_b - m_b')^2 + (d_b - d_b')^2) / d, with m and d
-  the mean and the deviation of a channel. The root is the 2-Wasserstein distance of two Gaussians; d below it is the
-  root mean square of the deviations over the bit-widths. 0.1: statistics move by a tenth of a standard deviation when
-  the bits change. Channels that are constant at every bit-width, to the rounding of float32, have no such scale and are
-  left out.
+  This is the mean, over pairs of bit-widths b, b' and over channels, of sqrt((m_b - m_b')^2 + (d_b - d_b')^2) / d. m_b
+  and d_b are the mean and the standard deviation of a channel at b; the root is the 2-Wasserstein distance of two
+  Gaussians. d is the root mean square of d_b over the bit-widths. A distance of 0.1 means that statistics move by a
+  tenth of a standard deviation when the bits change. Channels that are constant at every bit-width, up to the rounding
+  of float32, have no such scale and are left out.
 
   Args:
     means: [C] for each bit-width.
     variances: [C] for each bit-width.
 
   Returns:
-    The distance; 0.0 where every channel is left out.
+    The distance; 0.0 if every channel is left out.
   """
   m, variance = np.asarray(means, np.float64), np.asarray(variances, np.float64)
   d, scale = np.sqrt(variance), np.sqrt(np.mean(variance, axis=0))
@@ -61,11 +64,11 @@ def activation_distance(means: Sequence[np.ndarray], variances: Sequence[np.ndar
 
 
 def batch_norm_layers(network: nn.Module, batch_stats: Tree, image_shape: tuple[int, int, int]) -> list[str]:
-  """The layers that keep running statistics, in the order of their calls.
+  """Returns the names of the layers that keep running statistics, in the order of their calls.
 
   Args:
-    network: called as network(images, train=...).
-    batch_stats: its collection.
+    network: a module that is called as network(images, train=...).
+    batch_stats: its collection of running statistics.
     image_shape: (H, W, C).
   """
   keeping = {"/".join(path[:-1]) for path in traverse_util.flatten_dict(batch_stats)}

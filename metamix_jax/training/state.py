@@ -1,6 +1,6 @@
 """The two states of MetaMix: the meta-state and the architecture state, each with its own optimiser.
 
-A step that does not return a MetaState cannot change one: that is how bits are searched on a fixed meta-state.
+A step that does not return a MetaState cannot change one, so bits are searched on a fixed meta-state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,17 @@ from metamix_jax.nn.layers import activation_step_sizes, weight_step_sizes
 
 
 class MetaState(struct.PyTreeNode):
-  """Weights, step sizes and batch norm, and the optimiser that trains them.
+  """Holds weights, step sizes and batch-norm statistics, and the optimiser that trains them.
 
   Attributes:
-    step: steps so far, int32 scalar.
-    bad_step: number of the first step whose loss or gradient was not finite, int32 scalar, 0 for none. Neither that
-      step nor any after it changes anything else.
-    seed: of the random numbers of training (dropout), uint32 scalar.
+    step: number of steps so far, int32 scalar.
+    bad_step: number of the first step whose loss or gradient was not finite, int32 scalar; 0 for none. This step and
+      all later ones change nothing else.
+    seed: seed of the dropout masks, uint32 scalar.
     weights: the collection `params`.
     step_sizes: the collection `step_sizes`; {} before they are started.
     batch_stats: running statistics of batch norm.
-    optimizer_state: of `optimizer` on {"weights": ..., "step_sizes": ...}.
+    optimizer_state: state of `optimizer` on {"weights": ..., "step_sizes": ...}.
   """
 
   step: Array
@@ -44,7 +44,7 @@ class MetaState(struct.PyTreeNode):
 
   @property
   def trainable(self) -> dict:
-    """What the weight-side optimiser updates."""
+    """Returns the trees that the weight-side optimiser updates."""
     return {"weights": self.weights, "step_sizes": self.step_sizes}
 
   def variables(self, precision: Tree) -> dict[str, Tree]:
@@ -53,11 +53,11 @@ class MetaState(struct.PyTreeNode):
         "params": self.weights, "step_sizes": self.step_sizes, "batch_stats": self.batch_stats, "precision": precision}
 
   def apply_gradients(self, gradients: Tree, loss: Array, batch_stats: Tree) -> "MetaState":
-    """One optimiser update of weights and step sizes; step sizes stay at or above their floor.
+    """Applies one optimiser update to weights and step sizes; step sizes stay at or above their floor.
 
     Args:
-      gradients: like `trainable`.
-      loss: that they belong to; where it or they are not finite, nothing is updated.
+      gradients: in the structure of `trainable`.
+      loss: the loss of these gradients, scalar; if it or they are not finite, nothing is updated.
       batch_stats: the running statistics after this step.
     """
     updates, optimizer_state = _required(self.optimizer).update(gradients, self.optimizer_state, self.trainable)
@@ -72,26 +72,26 @@ class MetaState(struct.PyTreeNode):
     return _if_finite(bad_step, updated, self).replace(step=step, bad_step=bad_step)
 
   def with_optimizer(self, optimizer: optax.GradientTransformation) -> "MetaState":
-    """The same weights, step sizes and batch norm with a fresh optimiser, step 0 (start of a phase, M14)."""
+    """Returns the same weights, step sizes and statistics with a fresh optimiser at step 0, as a phase starts (M14)."""
     return self.replace(
         step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), optimizer=optimizer,
         optimizer_state=optimizer.init(self.trainable)
     )
 
   def without_optimizer(self) -> "MetaState":
-    """For evaluation: states of all phases then share one compiled program, whatever trained them."""
+    """Returns the state without its optimiser, so that all phases share one compiled program for evaluation."""
     return self.replace(optimizer=None, optimizer_state={})
 
   def with_activation_step_sizes(self, mean_magnitudes: Mapping[str, Array]) -> "MetaState":
-    """Step sizes [B] of every layer's input started from mean|x| by layer name (M4)."""
+    """Starts the step sizes [B] of every layer's input from mean|x|, a scalar by layer name (M4)."""
     return self.replace(step_sizes=_start_activation_step_sizes(self.network, dict(mean_magnitudes)))
 
   def with_weight_step_sizes(self) -> "MetaState":
-    """Adds step sizes [out_channels] for every kernel: from here on weights are quantised (M4, M14)."""
+    """Adds step sizes [out_channels] for every kernel, so that weights are quantised (M4, M14)."""
     return self.replace(step_sizes=_start_weight_step_sizes(self.network, self.step_sizes, self.weights))
 
 
-# One program for all layers: by themselves they would compile some two hundred, and no cache keeps such small ones.
+# One program for all layers: operations alone would compile some two hundred programs, too small for any cache.
 @functools.partial(jax.jit, static_argnums=0)
 def _start_activation_step_sizes(network, mean_magnitudes):
   return traverse_util.unflatten_dict({
@@ -113,17 +113,17 @@ def _start_weight_step_sizes(network, step_sizes, weights):
 
 
 class ArchState(struct.PyTreeNode):
-  """alpha of every searched layer, and the optimiser that trains it.
+  """Holds alpha of every searched layer, and the optimiser that trains it.
 
-  K of them, one for each target, are one ArchState whose arrays have a leading axis [K].
+  For K targets, one ArchState holds K states: its arrays have a leading axis [K].
 
   Attributes:
-    step: steps so far, int32 scalar.
+    step: number of steps so far, int32 scalar.
     bad_step: as in MetaState.
     alpha: {layer name: [B]}, float32.
-    optimizer_state: of `optimizer` on alpha.
-    target_gbops: of one image, float32 scalar.
-    penalty_weight: lambda of M11, loss for one GBOP, float32 scalar.
+    optimizer_state: state of `optimizer` on alpha.
+    target_gbops: target in GBOPs of one image, float32 scalar.
+    penalty_weight: lambda of M11 in nats for one GBOP, float32 scalar.
   """
 
   step: Array
@@ -135,7 +135,7 @@ class ArchState(struct.PyTreeNode):
   optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
 
   def apply_gradients(self, gradients: Tree, loss: Array) -> "ArchState":
-    """One optimiser update of alpha; none where the loss or the gradients are not finite."""
+    """Applies one optimiser update to alpha, or none if the loss or the gradients are not finite."""
     updates, optimizer_state = self.optimizer.update(gradients, self.optimizer_state, self.alpha)
     step, bad_step = _count_step(self, gradients, loss)
     updated = self.replace(alpha=optax.apply_updates(self.alpha, updates), optimizer_state=optimizer_state)
@@ -149,9 +149,9 @@ def _required(optimizer: optax.GradientTransformation | None) -> optax.GradientT
 
 
 def _count_step(state, gradients, loss):
-  """Step and bad_step after one more step with these gradients and loss."""
+  """Returns step and bad_step after one more step with these gradients and loss."""
   step = state.step + 1
-  # The norm is finite just if every gradient is (and it does not overflow, which is as bad).
+  # The norm is finite if every gradient is; a norm that overflows is as bad as a gradient that is not finite.
   finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradients))
   return step, jnp.where((state.bad_step == 0) & ~finite, step, state.bad_step)
 
@@ -161,13 +161,13 @@ def _if_finite(bad_step, updated, before):
 
 
 class Teacher(struct.PyTreeNode):
-  """A frozen network in evaluation mode, the source of soft targets (M9).
+  """Holds a frozen network in evaluation mode, which makes the soft targets (M9).
 
   Attributes:
     weights: the collection `params`.
     batch_stats: running statistics of batch norm.
     network: the static part; its quantisers are never used.
-    dtype: what it computes in, "float32" or "bfloat16"; its logits become float32.
+    dtype: dtype of its activations, "float32" or "bfloat16"; its logits are cast to float32.
   """
 
   weights: Tree
@@ -179,9 +179,16 @@ class Teacher(struct.PyTreeNode):
 def create_meta_state(
     network: Network, optimizer: optax.GradientTransformation, image_shape: tuple[int, int, int], seed: int
 ) -> MetaState:
-  """A freshly initialised network of images [H, W, C], in full precision: no step sizes yet."""
+  """Initialises a full-precision network, which has no step sizes.
+
+  Args:
+    network: the static part.
+    optimizer: of the weights.
+    image_shape: (H, W, C).
+    seed: of the weights and of the dropout masks.
+  """
   images = jnp.zeros((1, *image_shape), jnp.float32)
-  # What a forward pass leaves in other collections would be compiled with it.
+  # Other collections would only make the program larger.
   initialize = lambda key: network.module.init(key, images, train=False, mutable=("params", "batch_stats"))
   variables = jax.jit(initialize)(jax.random.key(seed))
   trainable = {"weights": variables["params"], "step_sizes": {}}
@@ -195,15 +202,15 @@ def create_arch_states(
     network: Network, optimizer: optax.GradientTransformation, *, seed: int, deviation: float,
     targets_gbops: Sequence[float], relative_penalty_weight: float,
 ) -> ArchState:
-  """K architecture states, stacked on a leading axis; each is what its target alone would give.
+  """Creates K architecture states, stacked on a leading axis [K]; each equals the state for its target alone.
 
   Args:
-    network: its searched layers have alpha.
+    network: each of its searched layers gets an alpha.
     optimizer: of alpha.
-    seed: of the random start of alpha (M5), one key for each searched layer; the same for each target.
-    deviation: of the start.
-    targets_gbops: K targets of one image.
-    relative_penalty_weight: lambda * target of M11, a loss.
+    seed: seed of the random start of alpha (M5), the same for each target; each searched layer has its key.
+    deviation: standard deviation of the start.
+    targets_gbops: K targets in GBOPs of one image.
+    relative_penalty_weight: lambda * target of M11, in nats.
   """
   searched = network.searched_layers
   keys = jax.random.split(jax.random.key(seed), len(searched))

@@ -1,7 +1,7 @@
 """The steps of MetaMix, pure functions of one replica; collectives run over the axis "batch".
 
-A batch is {"image": uint8 [N, H, W, C], "label": int32 [N]} and, once its targets are there, "target": float32
-[N, classes]; N is the part of the global batch on this replica. parallel.py maps the steps over devices.
+A batch is {"image": uint8 [N, H, W, C], "label": int32 [N]}. `teacher_targets` and `label_targets` add "target",
+float32 [N, classes]. N is the part of the global batch on this replica. parallel.py maps the steps over devices.
 """
 
 import jax
@@ -21,7 +21,7 @@ Metrics = dict[str, Array]
 
 
 def teacher_targets(teacher: Teacher, batch: Batch) -> Batch:
-  """Adds the teacher's class probabilities (M9) to a batch: once a batch, whatever uses it afterwards."""
+  """Adds the teacher's class probabilities (M9) to a batch; all steps on the batch share them."""
   variables = {"params": teacher.weights, "batch_stats": teacher.batch_stats}
   logits, _ = teacher.network.apply(variables, batch["image"], train=False, dtype=teacher.dtype)
   return batch | {"target": jax.nn.softmax(logits)}
@@ -33,13 +33,18 @@ def label_targets(num_classes: int, batch: Batch) -> Batch:
 
 
 def weight_step(meta: MetaState, precision: Tree, batch: Batch) -> tuple[MetaState, Metrics]:
-  """One update of weights, step sizes and batch norm at a given precision (a step of M14).
+  """Updates weights, step sizes and batch norm at a given precision (a step of M14).
 
-  The trees say what is quantised: an empty precision tree trains in full precision; weights are quantised
-  where `meta.step_sizes` holds weight step sizes (stage B).
+  The trees say what is quantised: an empty precision tree trains in full precision, and weights are quantised if
+  `meta.step_sizes` has weight step sizes (stage B).
+
+  Args:
+    meta: the state before the step.
+    precision: precision tree, see method/precision.py.
+    batch: with its targets.
 
   Returns:
-    The new meta-state, and {"loss": scalar}.
+    The new meta-state, and {"loss": scalar, in nats}.
   """
   gradients, loss, batch_stats = _task_gradients(meta, precision, batch)
   gradients, loss = jax.lax.pmean((gradients, loss), AXIS)
@@ -47,15 +52,19 @@ def weight_step(meta: MetaState, precision: Tree, batch: Batch) -> tuple[MetaSta
 
 
 def bit_meta_step(meta: MetaState, batch: Batch) -> tuple[MetaState, Metrics]:
-  """M10 [P]: one update of the meta-state for the mean over B of the task loss, every searched layer at b.
+  """M10 [P]: updates the meta-state once, for the mean over b in B of the task loss with every searched layer at b.
 
-  The bit-widths are a scan with the gradient inside its body: one compiled forward and backward pass whatever
-  |B| is, and memory for one of them. Running statistics see the bit-widths one after the other. Where layers have
-  different candidates, B is the union of their sets, and a layer takes its own candidate for each width
+  A scan over the bit-widths has the gradient in its body. The program therefore has one forward and backward pass, and
+  memory for one, whatever |B| is. Running statistics see the bit-widths one after the other. If layers have different
+  candidates, B is the union of their sets, and each layer takes its own candidate for each width
   (precision.bits_at_width [A]).
 
+  Args:
+    meta: with activation step sizes.
+    batch: with its targets.
+
   Returns:
-    The new meta-state; {"loss": mean over B, "loss_by_candidate": [B]}.
+    The new meta-state; {"loss": mean over B, "loss_by_candidate": [B]}, in nats.
   """
   num_candidates = len(candidate_widths(meta.network.layers))
 
@@ -74,12 +83,17 @@ def bit_meta_step(meta: MetaState, batch: Batch) -> tuple[MetaState, Metrics]:
 
 
 def bit_search_step(arch: ArchState, meta: MetaState, batch: Batch) -> tuple[ArchState, Metrics]:
-  """M11 [P]: one update of alpha ALONE: task loss of the mixtures + lambda * |GBOPs(alpha) - target|.
+  """M11 [P]: updates alpha ALONE, once, for task loss of the mixtures + lambda * |GBOPs(alpha) - target|.
 
-  Batch statistics normalise this pass and are thrown away; there is no meta-state in the result to change.
+  Batch statistics normalise this pass and are thrown away. The result has no meta-state, so none can change.
+
+  Args:
+    arch: of one target.
+    meta: the fixed meta-state.
+    batch: with its targets.
 
   Returns:
-    The new architecture state; {"loss", "task_loss", "gbops"} (GBOPs of the hard selection, M7).
+    The new architecture state; scalars {"loss", "task_loss", "gbops"}: nats, nats, GBOPs of the hard selection (M7).
   """
   network = meta.network
 
@@ -99,11 +113,12 @@ def bit_search_step(arch: ArchState, meta: MetaState, batch: Batch) -> tuple[Arc
 
 
 def bit_search_steps(archs: ArchState, meta: MetaState, batch: Batch) -> tuple[ArchState, Metrics]:
-  """One bit-search step (M11) of each of K architecture states on the same meta-state and batch.
+  """Takes one bit-search step (M11) with each of K architecture states on the same meta-state and batch.
 
-  The steps run one after the other: each alpha then equals the alpha of a search for its target alone, the memory is that
-  of one pass, and XLA takes the layers before the first mixture, which do not depend on alpha, out of the loop. jax.vmap
-  would sum in another order, so values on the edge between two codes would round differently (docs/targets.md).
+  The steps run one after the other. Each alpha then equals the alpha of a search for its target alone, and one pass of
+  memory is enough. XLA moves the layers before the first mixture out of the loop, because they do not depend on alpha.
+  jax.vmap would sum in another order, so values on the edge between two codes would round differently
+  (docs/targets.md).
 
   Args:
     archs: every array with a leading axis [K].
@@ -117,7 +132,7 @@ def bit_search_steps(archs: ArchState, meta: MetaState, batch: Batch) -> tuple[A
 
 
 def expected_bits(network: Network, alpha: dict[str, Array]) -> dict[str, Array | int]:
-  """Bits by layer name: of the hard selection forward, of the softmax backward (M7); constants elsewhere."""
+  """Turns alpha into bits by layer name: hard selection forward, softmax backward (M7); constants if not searched."""
   return {
       layer.name: straight_through_selection(alpha[layer.name]) @ jnp.array(layer.candidate_bits, jnp.float32)
       if layer.searched else layer.candidate_bits[0]
@@ -126,12 +141,15 @@ def expected_bits(network: Network, alpha: dict[str, Array]) -> dict[str, Array 
 
 
 def evaluation_step(meta: MetaState, precision: Tree, batch: Batch) -> Metrics:
-  """Correct predictions, summed loss and number of images of a masked batch, over all replicas.
+  """Counts correct predictions and images of a masked batch, and sums its loss, over all replicas.
 
   Args:
     meta: evaluated with its running statistics.
     precision: precision tree.
     batch: with "mask", float32 [N]: 1 for an image, 0 for padding.
+
+  Returns:
+    Scalars {"correct", "loss" (summed, in nats), "images"}, float32.
   """
   logits, _ = meta.network.apply(meta.variables(precision), batch["image"], train=False)
   log_probabilities = jax.nn.log_softmax(logits)
@@ -143,10 +161,10 @@ def evaluation_step(meta: MetaState, precision: Tree, batch: Batch) -> Metrics:
 
 
 def calibration_step(meta: MetaState, batch: Batch) -> dict[str, Array]:
-  """mean|x| of every quantised layer's input in one full-precision pass, by layer name, over all replicas (M4).
+  """Measures mean|x| of every quantised layer's input, a scalar by layer name, in one full-precision pass (M4).
 
-  In training mode, as the first training step sees its inputs [C]: running statistics that are not settled yet let
-  activations fade from layer to layer, and step sizes started on those clip everything.
+  The pass is in training mode, as in the first training step [C]. Running statistics that are not settled yet let
+  activations fade from layer to layer, and step sizes that start from faded activations clip everything.
   """
   _, written = meta.network.apply(
       meta.variables(FULL_PRECISION), batch["image"], train=True, mutable=["calibration"],
@@ -161,14 +179,14 @@ def calibration_step(meta: MetaState, batch: Batch) -> dict[str, Array]:
 
 
 def batch_moments_step(meta: MetaState, precision: Tree, batch: Batch) -> Tree:
-  """Mean and variance that batch norm sees on this batch at a precision, shaped like `batch_stats` [A]."""
+  """Returns means and variances that batch norm sees on this batch at a precision, shaped like `batch_stats` [A]."""
   _, written = meta.network.apply(
       meta.variables(precision), batch["image"], train=True, mutable=["batch_moments"], dropout_key=_dropout_key(meta))
   return written.get("batch_moments", {})
 
 
 def _task_gradients(meta: MetaState, precision: Tree, batch: Batch):
-  """Gradients of the task loss (M9) by weights and step sizes on this replica, the loss, new batch_stats."""
+  """Returns gradients of the task loss (M9) by weights and step sizes on this replica, the loss, new batch_stats."""
 
   def objective(trainable):
     logits, written = meta.network.apply(
@@ -181,6 +199,6 @@ def _task_gradients(meta: MetaState, precision: Tree, batch: Batch):
 
 
 def _dropout_key(meta: MetaState) -> Array:
-  """A key of its own for each step and replica."""
+  """Returns a random key that differs for each step and replica."""
   key = jax.random.fold_in(jax.random.key(meta.seed), meta.step)
   return jax.random.fold_in(key, jax.lax.axis_index(AXIS))

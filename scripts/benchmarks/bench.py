@@ -1,15 +1,16 @@
 #!/usr/bin/env python
-"""Times the steps of a config on random images, in turns in one process, each beside the least it could take.
+"""Times the steps of a config on random images, in turns in one process, and compares each with its floor.
 
   python scripts/benchmarks/bench.py --config=configs/imagenet.py:mobilenet_v3_large --config.batch_size=16
-  python scripts/benchmarks/bench.py --config=... --compare=native     also autodiff quantisers with XLA's depthwise convolutions
-  python scripts/benchmarks/bench.py --config=... --compare=torch      also PyTorch's full-precision step, channels_last
-  python scripts/benchmarks/bench.py --config=... --json=FILE
+  --compare=native    also times autodiff quantisers with XLA's depthwise convolutions
+  --compare=torch     also times PyTorch's full-precision step, channels_last
+  --json=FILE         also writes the figures to a file
 
-Everything comes from the config: network, resolution, batch, bit-widths, teacher, compute type. The floor of a step, in
-full-precision training steps F of the same run: bit-meta |B| F, search F a target, stages F; the teacher's pass T, once
-a batch, comes on top of an iteration. The ratio to the floor is the median over the rounds of the ratio within a round:
-machines are noisy, ratios less so. On CPUs: source scripts/cpu_environment.sh first.
+The config determines everything: network, resolution, batch, bit-widths, teacher, compute type. The floor of a step is
+the least it could take, in full-precision training steps F of the same run: |B| F for bit-meta, F for each target of
+the search, F for a stage. An iteration also takes the teacher's pass T, once for each batch. The ratio to the floor is
+the median over the rounds of the ratio within a round, because ratios vary less than times. On CPUs, run
+`source scripts/cpu_environment.sh` first.
 """
 
 import dataclasses
@@ -45,7 +46,7 @@ F, T, TORCH = "F: full precision", "T: teacher", "PyTorch full precision"
 
 
 def main(argv):
-  """Measures and prints."""
+  """Measures the steps and prints a table."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
   config = CONFIG.value
@@ -88,7 +89,7 @@ def main(argv):
 
 
 def with_plain_quantizers(network):
-  """The same network with automatic differentiation through its quantisers and XLA's own convolutions."""
+  """Returns the same network with automatic differentiation of its quantisers and XLA's convolutions."""
   scheme = network.module.scheme
   scheme = dataclasses.replace(
       scheme, quantizer=PLAIN, placement=dataclasses.replace(scheme.placement, depthwise="native"))
@@ -96,7 +97,7 @@ def with_plain_quantizers(network):
 
 
 def compile_steps(config, network, teacher_network, names):
-  """{name: function that runs the step once and waits}, {name: compile time, memory and FLOPs}.
+  """Returns {name: function that runs the step once and waits}, {name: compile time, memory and FLOPs}.
 
   `names`: steps to compile; None: all.
   """
@@ -140,7 +141,7 @@ def compile_steps(config, network, teacher_network, names):
 
 
 def repeated(compiled, values):
-  """A function that runs a step on the state that it gave the time before, if it is a training step, and waits."""
+  """Returns a function that runs a step and waits; a training step continues from the state of its last call."""
   values = list(jax.tree.map(jnp.copy, values))  # A training step's state is donated to it; others use it as well.
 
   def run():
@@ -152,7 +153,7 @@ def repeated(compiled, values):
 
 
 def figures(config, name, seconds, measured, peak):
-  """One line of the table."""
+  """Returns one line of the table."""
   base = name.removesuffix(", native")
   needed = {F: 1, "bit-meta": len(config.quantization.candidate_bits), "bit-search": len(targets(config)),
             "stage A": 1, "stage B": 1}.get(base)
@@ -167,7 +168,7 @@ def figures(config, name, seconds, measured, peak):
 
 
 def cell(value):
-  """A value of the table as text."""
+  """Returns a value of the table as text."""
   if value is None:
     return ""
   if isinstance(value, str):
@@ -176,7 +177,7 @@ def cell(value):
 
 
 def matrix_multiply_rate():
-  """GFLOP/s of a float32 product of two matrices, 2048 x 2048, on one device."""
+  """Measures the GFLOP/s of a float32 product of two matrices, 2048 x 2048, on one device."""
   size = 2048
   matrix = jnp.ones((size, size), jnp.float32)
   multiply = jax.jit(jnp.dot)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""How the time of a bit-meta and a bit-search step grows with the number of bit-widths, batch, resolution and depth.
+"""Measures how bit-meta and bit-search steps slow down with more bit-widths, images, pixels and layers.
 
   python scripts/benchmarks/bench_growth.py --config=configs/digits.py --json=growth.json --plot=growth.png
 
-Each is varied alone, everything else as in the config. Depth is the number of repeats of every block of
-config.network.options.blocks, so the config's network must have blocks (mobilenet_v2). The fitted slope is that of log
-time against log quantity: 1 is proportional; for resolution, 2 is proportional to the pixels.
+Each quantity is varied alone; everything else is as in the config. Depth is the number of repeats of every block of
+config.network.options.blocks, so the network must have blocks (mobilenet_v2). The slope is fitted to log time against
+log quantity: 1 means proportional; for resolution, 2 means proportional to the pixels.
 """
 
 import copy
@@ -32,7 +32,7 @@ BIT_WIDTHS = ((4, 8), (3, 4, 8), (3, 4, 6, 8), (2, 3, 4, 6, 8), (2, 3, 4, 5, 6, 
 
 
 def main(argv):
-  """Measures, prints and plots."""
+  """Measures the steps, prints a table, and draws a plot."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
   config = bench.CONFIG.value
@@ -61,7 +61,7 @@ def main(argv):
 
 
 def varied(config):
-  """{quantity: [(value, config)]}."""
+  """Returns {quantity: [(value, config)]}."""
   def variants(values, change):
     found = []
     for value in values:
@@ -94,7 +94,7 @@ def varied(config):
 
 
 def measure(runs):
-  """Median seconds of each, in turns."""
+  """Returns the median seconds of each function, called in turns."""
   seconds = [[] for _ in runs]
   for number in range(bench.ROUNDS.value + 1):
     for run, values in zip(runs, seconds, strict=True):
@@ -106,7 +106,7 @@ def measure(runs):
 
 
 def plot(table, path):
-  """One panel for each quantity, both axes logarithmic."""
+  """Draws one panel for each quantity; both axes are logarithmic."""
   figure = Figure(figsize=(4 * len(table), 3.6), layout="constrained")
   panels = figure.subplots(1, len(table), sharey=True)
   for panel, (quantity, line) in zip(panels, table.items(), strict=True):

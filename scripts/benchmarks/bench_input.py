@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""Times the ImageNet input pipeline beside its own floor and, where torch is installed, beside PIL and a DataLoader.
+"""Times the ImageNet input pipeline, its floor and, if torch is installed, PIL with a DataLoader.
 
   python scripts/make_standin_imagenet.py --data_dir=DIR --train=2000
   python scripts/benchmarks/bench_input.py --data_dir=DIR
 
-Four things in turns, `rounds` times, in one process, each timed from its first batch on; the table has the medians:
-  pipeline       what training gets: read, shuffled, cropped, resized, mirrored, batched (metamix_jax.data.train_epoch)
-  evaluation     the same for evaluation: whole images decoded, resized with antialiasing, cropped
+It times four loops in turns, `rounds` times, in one process, each from its first batch on; the table has the medians:
+  pipeline       training batches: read, shuffled, cropped, resized, mirrored, batched (metamix_jax.data.train_epoch)
+  evaluation     evaluation batches: whole images decoded, resized with antialiasing, cropped
   decode only    the floor: the same records read and the same windows decoded, and nothing else
   PIL            torchvision's RandomResizedCrop on PIL images in a DataLoader, one worker a core, a file an image
-All use the cores that the process may run on; `taskset -c 0,1 python scripts/benchmarks/bench_input.py ...` limits
-them to two.
+All loops use the cores that the process may run on; `taskset -c 0,1 python scripts/benchmarks/bench_input.py ...`
+limits them to two.
 """
 
 import functools
@@ -44,7 +44,7 @@ SHORT_SIDE_SHARE = 256 / 224  # Of the evaluation's short side to its crop.
 
 
 def main(argv):
-  """Measures and prints."""
+  """Measures the loops and prints a table."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
   tf.get_logger().setLevel("ERROR")  # TFDS calls something that TensorFlow is going to remove.
@@ -111,7 +111,7 @@ def run_decode_only(builder, split, epoch):
 
 
 def pil_run(builder, split, folder):
-  """Returns a function like the others for PIL and a DataLoader; raises ImportError where these are not installed."""
+  """Returns such a function for PIL and a DataLoader; raises ImportError if they are not installed."""
   # Not dependencies of the package.
   from PIL import Image
   import torch
@@ -135,7 +135,7 @@ def pil_run(builder, split, folder):
     files[-1].write_bytes(record["image"])
 
   class Pictures(torch.utils.data.Dataset):
-    """JPEG files, as torchvision's ImageFolder reads them."""
+    """Reads JPEG files as torchvision's ImageFolder does."""
 
     def __len__(self):
       return len(files)

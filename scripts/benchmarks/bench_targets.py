@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Measures what more targets cost the search phase: one iteration for 1, 2, 4 and 8 targets, in turns in one process.
+"""Measures the cost of more targets in the search: an iteration with 1, 2, 4 and 8 targets, in turns in one process.
 
   python scripts/benchmarks/bench_targets.py --config=configs/digits.py
 
-An iteration is the teacher's pass, the bit-meta step and the bit-search step of every target, on random images; targets
-are spread evenly over what the network reaches. The phase counts the config's bit-meta-only epochs as well. Ratios to
-one target are medians over the rounds of the ratio within a round. On CPUs: source scripts/cpu_environment.sh
+An iteration is the teacher's pass, the bit-meta step and the bit-search step of every target, on random images. Targets
+are spread evenly over the attainable range. The whole phase includes the bit-meta-only epochs of the config. A ratio to
+one target is the median over the rounds of the ratio within a round. On CPUs, run `source scripts/cpu_environment.sh`
 first.
 """
 
@@ -29,7 +29,7 @@ _COUNTS = flags.DEFINE_list("counts", ["1", "2", "4", "8"], "Numbers of targets;
 
 @exit_on_user_error("bench_targets")
 def main(argv):
-  """Measures and prints."""
+  """Measures the iterations and prints a table."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
   config, counts = bench.CONFIG.value, [int(count) for count in _COUNTS.value]
@@ -54,8 +54,8 @@ def main(argv):
   iterations = {count: rest + seconds[count] for count in counts}
   phases = {count: rest + searching * np.array(seconds[count]) for count in counts}
   print(", ".join(f"{name} {1000 * statistics.median(seconds[name]):.0f} ms" for name in shared))
-  print("\n| targets | bit-search [ms] | iteration [ms] | to one target | whole phase, to one target | temporaries [MB] "
-        "|")
+  print("\n| targets | bit-search [ms] | iteration [ms] | to one target | whole phase, to one target "
+        "| temporaries [MB] |")
   print("|---|---|---|---|---|---|")
   for count in counts:
     print(f"| {count} | {1000 * statistics.median(seconds[count]):.0f} | {1000 * np.median(iterations[count]):.0f} | "
@@ -66,7 +66,7 @@ def main(argv):
 
 
 def with_targets(config, network, count):
-  """The config with so many targets, evenly within what the network reaches."""
+  """Returns the config with `count` targets, spread evenly over the attainable range."""
   config = copy.deepcopy(config)
   low, high = attainable_range(network.layers)
   config.arch.target_gbops = tuple(float(target) for target in np.linspace(low, high, count + 2)[1:-1])

@@ -1,4 +1,4 @@
-"""LSQ and the mixture as they are usually published, stop_gradient and automatic differentiation: bench.py's baseline."""
+"""LSQ and the mixture as usually published, with automatic differentiation: a baseline of bench.py."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,14 @@ from metamix_jax.nn.scheme import Quantizer
 
 
 def fake_quantize(x, step_size, codes, gradient_scale):
-  """One bit-width; the arguments of quantizers.fake_quantize."""
+  """Quantises at one bit-width; takes the arguments of quantizers.fake_quantize."""
   step_size = jax.lax.stop_gradient(step_size - step_size * gradient_scale) + step_size * gradient_scale
   clipped = jnp.clip(x / step_size, codes.lowest, codes.highest)
   return (clipped + jax.lax.stop_gradient(jnp.round(clipped) - clipped)) * step_size
 
 
 def mix_bit_widths(x, step_sizes, probabilities, codes, gradient_scales):
-  """The mixture; the arguments of bit_mixture.mix_bit_widths."""
+  """Mixes all bit-widths; takes the arguments of bit_mixture.mix_bit_widths."""
   return sum(
       pi * fake_quantize(x, s, CodeRange(n, p), g)
       for s, pi, n, p, g in zip(step_sizes, probabilities, codes.lowest, codes.highest, gradient_scales, strict=True))

@@ -1,6 +1,6 @@
-"""What the steps of a config work on, made up: for measuring them and for compiling them ahead of time.
+"""Synthetic states and batches for the steps of a config: to measure the steps, and to compile them ahead of time.
 
-Nothing here is trained and no data set is read. Under jax.eval_shape the same functions give shapes alone.
+Nothing is trained and no data set is read. Under jax.eval_shape the same functions return only shapes.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from metamix_jax.training.state import (
 
 
 class States(NamedTuple):
-  """The arguments of all steps of a run.
+  """Holds the arguments of all steps of a run.
 
   Attributes:
     full_precision: for pretraining and, through its precision tree, for evaluation: no step sizes.
@@ -43,7 +43,7 @@ class States(NamedTuple):
 def create_states(
     config: ml_collections.ConfigDict, network: Network, teacher_network: Network | None, channels: int
 ) -> States:
-  """States of a config's networks at their random start; every step size starts from mean|x| = 1.
+  """Creates states of a config's networks at their random start; every step size starts from mean|x| = 1.
 
   Args:
     config: a validated config.
@@ -73,7 +73,7 @@ def create_states(
 
 
 def num_outputs(meta: MetaState, image_shape: tuple[int, int, int]) -> int:
-  """Classes of a network: the width of its logits."""
+  """Returns the number of classes of a network, the width of its logits."""
   image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
   variables = {"params": meta.weights, "batch_stats": meta.batch_stats}
   return jax.eval_shape(lambda v, x: meta.network.module.apply(v, x, train=False), variables, image).shape[-1]
@@ -82,7 +82,7 @@ def num_outputs(meta: MetaState, image_shape: tuple[int, int, int]) -> int:
 def create_batch(
     batch_size: int, image_shape: tuple[int, int, int], num_classes: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
-  """Random images uint8 [N, H, W, C], labels int32 [N], targets float32 [N, classes] and a mask of ones [N]."""
+  """Creates random images uint8 [N, H, W, C], labels int32 [N], targets float32 [N, classes], a mask of ones [N]."""
   rng = np.random.default_rng(seed)
   return {
       "image": rng.integers(0, 256, (batch_size, *image_shape), dtype=np.uint8),
@@ -95,7 +95,7 @@ def create_batch(
 def batch_shapes(
     num_devices: int, batch_size: int, image_shape: tuple[int, int, int], num_classes: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """What `create_batch` gives, split over devices, as shapes."""
+  """Returns the shapes of `create_batch`, split over devices."""
   each = (num_devices, batch_size // num_devices)
   return {
       "image": jax.ShapeDtypeStruct((*each, *image_shape), np.uint8),

@@ -1,11 +1,11 @@
-"""PyTorch's full-precision training step of a config's network, for comparison alone; needs torch and torchvision."""
+"""PyTorch's full-precision training step of a config's network, for comparison only; needs torch and torchvision."""
 
 from metamix_jax.data.cores import available_cores
 from metamix_jax.errors import UserError
 
 
 def full_precision_step(config):
-  """A function that runs one step, channels_last, SGD, on random images; ImportError where there is no PyTorch."""
+  """Returns a function that runs one SGD step, channels_last, on random images; raises ImportError without PyTorch."""
   # pylint: disable=g-import-not-at-top  Not dependencies of the package.
   import torch
   # torchvision looks up these operators, which its own compiled part declares where that fits the installed torch.
