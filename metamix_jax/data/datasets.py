@@ -51,7 +51,7 @@ def classes_and_channels(name: str, data_dir: str | None, splits: Sequence[str] 
 
 
 def open_dataset(name: str, data_dir: str | None, splits: Sequence[str] | None = None) -> tfds.core.DatasetBuilder:
-  """Opens a prepared data set; one of this package's own is prepared where it is missing (a second, no network).
+  """Opens a prepared data set; one of this package's own is prepared where it is missing (seconds, no network).
 
   Args:
     name: TFDS name, perhaps with configuration and version ("imagenet_resized/32x32"), or "folder".
@@ -183,7 +183,7 @@ def _full_name(builder):
 
 def _prepare_locally(builder: tfds.core.DatasetBuilder) -> None:
   """Prepares a data set that needs no download. TFDS writes to a temporary folder and renames it when complete."""
-  tfds.disable_progress_bar()  # Preparing takes a second, and the bars would stay on the screen.
+  tfds.disable_progress_bar()  # Preparing takes seconds, and the bars would stay on the screen.
   try:
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
   except OSError as error:

@@ -78,35 +78,12 @@ def decoded_batches(
     UserError: a record cannot be decoded and none may be skipped (the sentence names it), or a file cannot be read.
   """
   decoder = _Decoder(records, convert, options, seed)
-  batches = decoder.strict(first_batch) if options.skipped is None else decoder.skipping(first_batch)
+  if options.skipped is None:
+    batches = decoder.strict(first_batch)
+  else:
+    batches = decoder.skipping(first_batch, options.skipped)
   with _readable_files():
     yield from batches
-
-
-def check_decodable(
-    records: Callable[[bool], tf.data.Dataset], convert: Convert, options: ReadOptions, description: str) -> None:
-  """Decodes records until one succeeds; a split that holds none is found before anything is trained on it.
-
-  Args:
-    records: as for `decoded_batches`, here of the whole split.
-    convert: as for `decoded_batches`.
-    options: where none may be skipped, the first record must be decodable.
-    description: of the split, for the sentence.
-
-  Raises:
-    UserError: no record can be decoded, or the first one cannot and none may be skipped; the sentence names it. Or a
-      file cannot be read.
-  """
-  first, count = None, 0
-  with _readable_files():
-    for _, _, decoded, encoded, names in _Decoder(records, convert, options, seed=0).marked(0, batch_size=1):
-      if decoded.all():
-        return
-      count += 1
-      first = first or (_printable(names[0]), _reason(encoded[0]))
-      if options.skipped is None:
-        raise _undecodable(*first)
-  raise UserError(f"none of the {count} records of {description} can be decoded; the first is {first[0]} ({first[1]}).")
 
 
 def check_records(
@@ -179,11 +156,11 @@ class _Decoder:
       bad = np.argmin(decoded)
       raise _undecodable(_printable(names[bad]), _reason(encoded[bad])) from error
 
-  def skipping(self, first_batch):
-    """Yields decoded batches with zeros for the records that cannot be decoded, and adds these to options.skipped."""
+  def skipping(self, first_batch, skipped):
+    """Yields decoded batches with zeros for the records that cannot be decoded, and adds these to `skipped`."""
     for images, labels, decoded, encoded, names in self.marked(first_batch, self.options.batch_size):
       for image, name in zip(encoded[~decoded], names[~decoded], strict=True):
-        self.options.skipped.add(_printable(name), _reason(image))
+        skipped.add(_printable(name), _reason(image))
       yield images, labels, decoded
 
   def marked(self, first_batch, batch_size):

@@ -73,7 +73,7 @@ def test_labels_are_the_digits_of_the_sources(examples):
 def test_every_pixel_is_the_published_one(examples):
   """Accuracies of different machines and versions compare only while the images are the same."""
   assert {split: zlib.crc32(batch["image"].tobytes()) for split, batch in examples.items()} == {
-      "train": TRAIN_CRC, "test": TEST_CRC}
+      "train": 2294751035, "test": 165851060}
 
 
 def test_statistics(examples):
@@ -92,8 +92,14 @@ def test_full_contains_small():
     np.testing.assert_array_equal(one["image"], other["image"])
 
 
+def centre_of_ink(images):
+  """Row and column [N, 2] of the mean of images [N, H, W]."""
+  weights = images / images.sum((1, 2), keepdims=True, dtype=float)
+  return np.stack([(grid * weights).sum((1, 2)) for grid in np.indices(images.shape[1:])], 1)
+
+
 def test_a_digit_without_transformation_is_the_original(monkeypatch):
-  """Both digits stand where the constants say, upright: the drawing's centre of ink against the original's."""
+  """Both digits stand where the constants say, upright: their centres of ink against the originals'."""
   for name in ("MAX_SHIFT", "MAX_ROTATION", "MAX_SHEAR", "NUM_FRAGMENTS"):
     monkeypatch.setattr(digit_pairs, name, 0)
   for name, value in (("SCALES", 1.0), ("INK", 1.0), ("BACKGROUND", 0.0), ("NOISE", 0.0)):
@@ -101,14 +107,12 @@ def test_a_digit_without_transformation_is_the_original(monkeypatch):
   originals = digit_pairs.Originals.load(digits.split_indices()["test"])
   images, _, sources = digit_pairs.draw_one_of_each_class(originals, np.random.default_rng(0))
   levels = datasets.load_digits().images
-  for side, (row, column) in enumerate(digit_pairs.CENTRES):
-    half = images[:, :, 16 * side:16 * side + 16, 0].astype(float)
-    for image, original in zip(half, levels[sources[:, side]], strict=True):
-      found = [(np.indices(image.shape)[axis] * image).sum() / image.sum() for axis in range(2)]
-      ink = [((np.indices(original.shape)[axis] - 3.5) * original).sum() / original.sum() for axis in range(2)]
-      scale = digit_pairs.DIGIT_SIZE / 8
-      assert found == pytest.approx(
-          [row + scale * ink[0], column - 16 * side + scale * ink[1]], abs=0.35)
+  scale = digit_pairs.DIGIT_SIZE / 8
+  for side, centre in enumerate(digit_pairs.CENTRES):
+    found = centre_of_ink(images[:, :, 16 * side:16 * side + 16, 0]) + np.array([0, 16 * side])
+    errors = found - (np.array(centre) + scale * (centre_of_ink(levels[sources[:, side]]) - 3.5))
+    # Strokes that the spline takes above 1 are cut off, which moves single centres a little, in all directions.
+    assert np.abs(errors.mean(0)).max() < 0.1 and np.abs(errors).max() < 0.6, errors
 
 
 def test_preparing_opens_no_connection(tmp_path, monkeypatch):
