@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import os
 import re
 import sys
 from typing import NoReturn
@@ -44,6 +45,7 @@ def flags_parser(program: str) -> Callable[[list[str]], list[str]]:
   integer.
   """
   def parse(argv):
+    sys.path.insert(0, os.getcwd())  # Where `python -m` finds a network of the user's own, scripts find it too.
     loaded = _Loaded()
     if _CONFIG_FLAG in flags.FLAGS:
       flags.FLAGS[_CONFIG_FLAG].parser = _ConfigFileParser(loaded=loaded)
@@ -99,11 +101,11 @@ class _StringOrNone(flags.ArgumentParser):
     return None if argument == "None" else super().parse(argument)
 
 
-class _IntegerOrNone(flags.IntegerParser):
+class _IntegerOrNone(flags.ArgumentParser):
   """Reads an integer, and the word None as None."""
 
   def parse(self, argument):
-    return None if argument == "None" else super().parse(argument)
+    return None if argument == "None" else flags.IntegerParser().parse(argument)
 
 
 def _first_unknown_field(argv, config):

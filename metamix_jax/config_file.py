@@ -32,7 +32,7 @@ def load_config(path: str | os.PathLike, argument: str | None = None) -> ml_coll
     raise UserError(
         f"the config file {os.fspath(path)!r} cannot be read: {getattr(error, 'strerror', error)}.") from error
   loader = importlib.machinery.SourceFileLoader(f"config_file_{pathlib.Path(path).stem}", os.fspath(path))
-  module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+  module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(loader.name, loader, origin=loader.path))
   sys.modules[loader.name] = module  # As an import does: dataclasses look their module up.
   loader.exec_module(module)
   arguments = () if argument is None else (argument,)

@@ -181,11 +181,14 @@ def create_teacher(context: TrainingContext, student: MetaState) -> Teacher | No
   if config.name == STUDENT:
     weights, batch_stats = _on_host((student.weights, student.batch_stats))  # Its own are donated to the next step.
     return context.replicate(Teacher(weights, batch_stats, context.network, config.dtype))
-  start = create_meta_state(context.teacher_network, optax.identity(), context.data.image_shape, context.config.seed)
+  network = context.teacher_network
+  if network is None:
+    raise ValueError(f"the context has no network for the teacher {config.name!r}.")
+  start = create_meta_state(network, optax.identity(), context.data.image_shape, context.config.seed)
   variables = {"weights": start.weights, "batch_stats": start.batch_stats}
   if config.weights != RANDOM_WEIGHTS:
     variables = pretrained.load(config.weights, config.name, variables)
-  return context.replicate(Teacher(network=context.teacher_network, dtype=config.dtype, **variables))
+  return context.replicate(Teacher(network=network, dtype=config.dtype, **variables))
 
 
 def _on_host(tree):

@@ -39,7 +39,7 @@ def main(argv):
   if _DISTRIBUTED.value or any(value is not None for value in addresses):  # Before anything asks for a device.
     multihost.connect(*addresses)
   _log_lines()
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = pathlib.Path(str(_WORKDIR.value))
   # A run that is continued, or a second run of the folder, then compiles nothing again.
   jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
   stop_request = StopRequest()

@@ -1,52 +1,76 @@
-"""A network of the user's own through all phases, with nothing registered anywhere."""
+"""The README's own network: all phases from its very files and command, and found wherever a command starts."""
+
+import json
+import os
+import re
+import subprocess
+import sys
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 
-from metamix_jax import experiment
-from metamix_jax.nn.batch_norm import BatchNorm, check_batch_norm
-from metamix_jax.nn.scheme import Placement, QuantizationScheme
+from metamix_jax.nn.batch_norm import BatchNorm
 from metamix_jax.training import context
-from metamix_jax.training.context import prepare
 from metamix_jax.training.steps import AXIS
-from tests.helpers.configs import digits_config, tiny_config
-from tests.helpers.own_network import PlainNetwork
+from tests.helpers.configs import digits_config
+from tests.helpers.files import ROOT
+
+README = (ROOT / "README.md").read_text()
+NETWORK, CONFIG = (
+    next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if needle in block)
+    for needle in ("class PlainNetwork", "my_network:PlainNetwork"))
+# As a user starts it, without the fake devices of the tests.
+ONE_DEVICE = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
 
 
-class OtherBatchNorm(nn.Module):
+@pytest.fixture
+def folder(tmp_path):
+  """What the README asks for: its two files beside configs/."""
+  (tmp_path / "my_network.py").write_text(NETWORK)
+  (tmp_path / "my_config.py").write_text(CONFIG)
+  (tmp_path / "configs").symlink_to(ROOT / "configs")
+  return tmp_path
 
-  @nn.compact
-  def __call__(self, images, *, train):
-    return nn.BatchNorm(use_running_average=not train, name="norm")(images)
+
+def test_the_readme_shows_the_network_of_the_tests():
+  assert (ROOT / "tests" / "helpers" / "own_network.py").read_text().endswith(f'"""\n\n{NETWORK}')
 
 
-def test_own_network_goes_through_all_phases(data_dir, tmp_path):
-  config = tiny_config(data_dir)
-  config.network.name = "tests.helpers.own_network:PlainNetwork"
-  with config.network.unlocked():
-    config.network.options = {"features": (8, 8, 16)}
-  # MACs on 8 x 8 images: 8*8*8*9, 4*4*8*8*9, 2*2*8*8*9, 1*1*16*8*9, 16*10.
-  config.arch.target_gbops = (8 * 8 * (4608 + 160) + 4 * 4 * (9216 + 2304 + 1152)) / 1e9
-  summary = experiment.run(prepare(config), tmp_path)
+def test_the_readmes_command_goes_through_all_phases(folder, data_dir):
+  """The command as it stands there, with shorter phases."""
+  command, = re.findall(r"`python (-m metamix_jax\.main --config=my_config\.py --workdir=runs/own)`", README)
+  short = ("pretraining.epochs=1", "bit_selection.epochs=2", "bit_selection.meta_only_epochs=1", "stage_a.epochs=1",
+           "stage_b.epochs=1", f"data.data_dir={data_dir}")
+  arguments = [*command.split(), *(f"--config.{field}" for field in short)]
+  subprocess.run([sys.executable, *arguments], cwd=folder, env=ONE_DEVICE, check=True)
+  summary = json.loads((folder / "runs" / "own" / "report" / "summary.json").read_text())
   target, = summary["targets"]
-  assert set(target["bits"]) == {"conv_0", "conv_1", "conv_2"}
-  assert {result["bits"]: result["gbops"] for result in summary["uniform"]}[4] == pytest.approx(config.arch.target_gbops, rel=1e-12)
-  assert target["gbops"] <= config.arch.target_gbops
+  assert set(target["bits"]) == {"conv_0", "conv_1"}
+  # MACs on 16 x 16 images: 16*16*16*9, 8*8*16*16*9, 4*4*32*16*9, 32*10.
+  expected = (8 * 8 * (36864 + 320) + 4 * 4 * (147456 + 73728)) / 1e9
+  assert {result["bits"]: result["gbops"] for result in summary["uniform"]}[4] == pytest.approx(expected, rel=1e-12)
+  assert target["gbops"] <= 0.006
   assert 0 < target["final_top1"] <= 100
 
 
-def test_batch_norm_of_another_kind_is_named():
-  with pytest.raises(ValueError, match="layer norm of config.network.name keeps running statistics"):
-    check_batch_norm(OtherBatchNorm(), (8, 8, 1), AXIS)
-  check_batch_norm(PlainNetwork(4, QuantizationScheme((3, 4, 8), 4, 8, Placement(AXIS))), (8, 8, 1), AXIS)
+@pytest.mark.parametrize("command", [
+    ("-P", "-c", "from metamix_jax.main import run; run()", "--workdir=run"), (str(ROOT / "scripts" / "bops.py"),)])
+def test_a_network_of_the_current_folder_is_found(command, folder, data_dir):
+  """By the console command and by a script, with a wrong option: both have seen the fields of the class."""
+  (folder / "my_config.py").write_text(CONFIG.replace('"features": (16, 32)', '"width": 1'))
+  result = subprocess.run(
+      [sys.executable, *command, "--config=my_config.py", f"--config.data.data_dir={data_dir}"], cwd=folder,
+      env=ONE_DEVICE, capture_output=True, text=True)
+  assert result.returncode == 2, result.stderr
+  assert "config.network.options.width is not a field of my_network:PlainNetwork; allowed are features" in result.stderr
 
 
 # Batch norms: one for each width of the own network, one for each of ResNet-18's 20 convolutions, the others' stem and
 # head, and what the blocks of MobileNetV2 (50) and MobileNetV3 (44, 32) have.
 @pytest.mark.parametrize("name, count", [
-    ("tests.own_network:PlainNetwork", 2), ("resnet18", 20), ("mobilenet_v2", 52), ("mobilenet_v3_large", 46),
+    ("tests.helpers.own_network:PlainNetwork", 2), ("resnet18", 20), ("mobilenet_v2", 52), ("mobilenet_v3_large", 46),
     ("mobilenet_v3_small", 34)])
 @pytest.mark.parametrize("synchronized", [True, False])
 def test_every_batch_norm_obeys_the_config(name, count, synchronized):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import os
 import pathlib
 import time
+from typing import Any
 
 import tensorflow as tf
 
@@ -18,7 +19,8 @@ class EventFile:
   """Writes an event file in a folder; a run that is continued adds another one, and TensorBoard shows them as one."""
 
   def __init__(self, folder: pathlib.Path):
-    self._folder, self._writer = folder, None
+    self._folder = folder
+    self._writer: Any = None
 
   def write(self, step: int, scalars: Mapping[str, float]) -> None:
     """Appends one event: the value of each tag at a step.

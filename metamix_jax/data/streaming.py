@@ -78,10 +78,8 @@ def decoded_batches(
     UserError: a record cannot be decoded and none may be skipped (the sentence names it), or a file cannot be read.
   """
   decoder = _Decoder(records, convert, options, seed)
-  if options.skipped is None:
-    batches = decoder.strict(first_batch)
-  else:
-    batches = decoder.skipping(first_batch, options.skipped)
+  skipped = options.skipped
+  batches = decoder.strict(first_batch) if skipped is None else decoder.skipping(first_batch, skipped)
   with _readable_files():
     yield from batches
 

@@ -4,6 +4,8 @@ The source tags are those of quantizers.py. Each searched layer has one float32 
 of candidate bit-widths.
 """
 
+from typing import Any
+
 import jax
 from jax import Array
 import jax.numpy as jnp
@@ -41,7 +43,8 @@ def mix_bit_widths(
     Array like x. The backward pass recomputes the branches, so x is the only activation that is saved for it.
   """
   branches = zip(step_sizes, probabilities, codes.lowest, codes.highest, gradient_scales, strict=True)
-  return sum(pi * fake_quantize(x, s, CodeRange(n, p), g) for s, pi, n, p, g in branches).astype(x.dtype)
+  mixed: Any = sum(pi * fake_quantize(x, s, CodeRange(n, p), g) for s, pi, n, p, g in branches)
+  return mixed.astype(x.dtype)
 
 
 def _mix_forward(x, step_sizes, probabilities, codes, gradient_scales):
@@ -56,7 +59,8 @@ def _mix_backward(saved, dy):
 
   def gradients(x, dy):
     dy = dy.astype(jnp.float32)
-    dx, slopes, branches = 0, [], []
+    slopes, branches = [], []
+    dx: Any = 0
     for b in range(num_branches):
       inside, slope = straight_through_gradients(x, step_sizes[b], codes_of(b))
       dx += jnp.where(inside, probabilities[b] * dy, 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -16,7 +17,7 @@ class LayerCost:
     input_elements: number of activation elements the layer reads, one image.
     candidate_bits: candidate activation bit-widths; one entry: not searched.
     weight_bits: bits of the weights.
-    kind: "conv", "depthwise" or "dense".
+    kind: "conv", "depthwise" or "dense"; "other" for a layer class of the user's own.
     input_range: what the layer reads (M3): "unsigned", "signed" or "hard_swish".
   """
 
@@ -54,7 +55,7 @@ def layer_gbops(layer: LayerCost, activation_bits: float | jax.Array):
   return activation_bits * (layer.macs * layer.weight_bits / 1e9)
 
 
-def gbops(layers: Sequence[LayerCost], activation_bits: Mapping[str, float | jax.Array]):
+def gbops(layers: Sequence[LayerCost], activation_bits: Mapping[str, float | jax.Array]) -> Any:
   """M8 [C]: GBOPs = sum_l MACs_l * weight_bits_l * activation_bits_l / 1e9, of one image.
 
   Args:

@@ -18,7 +18,7 @@ def soft_cross_entropy(logits: Array, target: Array) -> Array:
   return -jnp.mean(jnp.sum(target * jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1))
 
 
-def cost_penalty(gbops: Array, target_gbops: Array, penalty_weight: Array) -> Array:
+def cost_penalty(gbops: Array | float, target_gbops: Array | float, penalty_weight: Array | float) -> Array:
   """Returns lambda * |GBOPs - target|, the cost term of M11 [P, C].
 
   Args:

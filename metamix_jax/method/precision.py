@@ -1,8 +1,8 @@
 """Precision trees: what tells each layer of a network how to quantise its input (see layers.py).
 
 A tree mirrors the modules of the network; an empty one means full precision. Its leaves are arrays, so that a
-change of bits is a change of data, not of the program. Only these trees hold candidate indices; everywhere else bits are
-bits.
+change of bits is a change of data, not of the program. Only these trees hold candidate indices; everywhere else bits
+are bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from jax import Array
 import jax.numpy as jnp
 
 from metamix_jax.method.bit_mixture import bit_probabilities
-from metamix_jax.method.bops import LayerCost
+from metamix_jax.method.bops import LayerCost, candidate_widths
 
 FULL_PRECISION: dict = {}
 
@@ -20,6 +20,39 @@ FULL_PRECISION: dict = {}
 def uniform_precision(layers: Sequence[LayerCost], candidate: Array) -> dict:
   """Puts every searched layer at the candidate of this index, an int32 scalar; for the scan over bit-widths in M10."""
   return _candidate_tree({layer.name: candidate if layer.searched else 0 for layer in layers})
+
+
+def bits_at_width(layers: Sequence[LayerCost], width: int) -> dict[str, int]:
+  """Returns the bits of every layer in a network "at `width`", by layer name.
+
+  A searched layer takes its widest candidate that is not above `width`, and its lowest where all are above [A]. Over
+  the widths of `candidate_widths`, each candidate of each layer has its turn. A layer that is not searched keeps its
+  only one.
+  """
+  return {
+      layer.name: max((bits for bits in layer.candidate_bits if bits <= width), default=layer.candidate_bits[0])
+      for layer in layers
+  }
+
+
+def precision_at_width(layers: Sequence[LayerCost], width_index: Array) -> dict:
+  """Puts every searched layer at its `bits_at_width`; for layers of one candidate set this is `uniform_precision`.
+
+  Args:
+    layers: every quantised layer.
+    width_index: index into `candidate_widths`, an int32 scalar, or a tracer in a scan.
+  """
+  bits = [bits_at_width(layers, width) for width in candidate_widths(layers)]
+  candidates: dict[str, int | Array] = {}
+  for layer in layers:
+    indices = [layer.candidate_of(of_layers[layer.name]) for of_layers in bits]
+    if not layer.searched:
+      candidates[layer.name] = 0
+    elif indices == list(range(len(bits))):
+      candidates[layer.name] = width_index
+    else:
+      candidates[layer.name] = jnp.array(indices, jnp.int32)[width_index]
+  return _candidate_tree(candidates)
 
 
 def assigned_precision(layers: Sequence[LayerCost], bits: Mapping[str, int]) -> dict:

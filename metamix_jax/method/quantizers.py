@@ -8,11 +8,13 @@ Bit-widths, and therefore n and p, are arrays, so changing them never recompiles
 equations in order.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from metamix_jax.method.reductions import map_and_sum
 
@@ -29,7 +31,7 @@ class CodeRange(NamedTuple):
   highest: Array
 
 
-def code_range(bits: Array, input_range: str) -> CodeRange:
+def code_range(bits: ArrayLike | Sequence[int], input_range: str) -> CodeRange:
   """M3 [C]: returns the lowest and the highest integer code of each bit-width.
 
   Args:
@@ -96,7 +98,7 @@ def keep_positive(step_sizes, floor: float):
   return jax.tree.map(lambda s: jnp.maximum(s, floor), step_sizes)
 
 
-def step_size_gradient_scale(num_elements: Array, highest: Array) -> Array:
+def step_size_gradient_scale(num_elements: Any, highest: Array) -> Array:
   """Returns the gradient scale g = 1 / sqrt(N * p) of M2 [L, C].
 
   Args:

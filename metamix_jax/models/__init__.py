@@ -38,24 +38,53 @@ def create_network(
     section: of the config, for the errors.
 
   Raises:
-    UserError: an unknown name or option.
+    UserError: an unknown name or option, an option that is missing, or a class that is not such a module.
   """
   network = _user_network(name, section) if ":" in name else NETWORKS.get(name)
   if network is None:
     raise UserError(
         f"config.{section}.name is {name!r}; allowed are {', '.join(sorted(NETWORKS))} or "
         "'package.module:Class'.")
-  not_options = ("num_classes", "scheme", "parent", "name")
-  allowed = [field for field in inspect.signature(network).parameters if field not in not_options]
+  fields = inspect.signature(network).parameters
+  for field in ("num_classes", "scheme"):
+    if field not in fields:
+      raise UserError(
+          f"config.{section}.name is {name!r}, which has no field {field!r}; it needs num_classes and scheme.")
+  allowed = [field for field in fields if field not in ("num_classes", "scheme", "parent", "name")]
   for option in options:
     if option not in allowed:
-      raise UserError(f"config.{section}.options.{option} is no field of {name}; allowed are {', '.join(allowed)}.")
-  return network(num_classes=num_classes, scheme=scheme, **options)
+      raise UserError(
+          f"config.{section}.options.{option} is not a field of {name}; allowed are {', '.join(allowed) or 'none'} "
+          "(options belong to one network; a config file sets both, see the README).")
+  for field in allowed:
+    if fields[field].default is inspect.Parameter.empty and field not in options:
+      raise UserError(f"config.{section}.options.{field} is missing; {name} needs it.")
+  module = network(num_classes=num_classes, scheme=scheme, **options)
+  if not isinstance(module, nn.Module):
+    raise UserError(f"config.{section}.name is {name!r}, which is not a flax.linen.Module.")
+  try:
+    hash(module)
+  except TypeError as error:
+    raise UserError(
+        f"config.{section}.options is {options}; allowed are numbers, words and tuples of them: {error}.") from error
+  return module
 
 
 def _user_network(name, section):
-  module, _, attribute = name.partition(":")
+  """The class that "package.module:Class" names; what goes wrong inside of its module keeps its traceback."""
+  module_name, _, attribute = name.partition(":")
+  wrong = f"config.{section}.name is {name!r}"
+  if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+    raise UserError(f"{wrong}; allowed is 'package.module:Class'.")
   try:
-    return vars(importlib.import_module(module))[attribute]
-  except (ImportError, KeyError, ValueError) as error:
-    raise UserError(f"config.{section}.name is {name!r}, which cannot be imported: {error}.") from error
+    module = importlib.import_module(module_name)
+  except ModuleNotFoundError as error:
+    if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+      raise
+    raise UserError(
+        f"{wrong}, and {error.name} is not found; allowed is a module of the current folder or an installed one."
+    ) from error
+  network = getattr(module, attribute, None)
+  if not callable(network):
+    raise UserError(f"{wrong}, and {module_name} has no class {attribute}.")
+  return network

@@ -50,7 +50,7 @@ class InvertedResidual(nn.Module):
       y = nn.relu6(norm("expand_norm")(y, train=train))
       input_range = "unsigned"
     y = QuantConv(
-        self.scheme, input_range, hidden, (3, 3), stride=self.stride, groups=hidden, name="depthwise")(y)
+        self.scheme, input_range, hidden, (3, 3), strides=self.stride, feature_group_count=hidden, name="depthwise")(y)
     y = nn.relu6(norm("depthwise_norm")(y, train=train))
     y = QuantConv(self.scheme, "unsigned", self.features, (1, 1), name="project")(y)
     y = norm("project_norm")(y, train=train)
@@ -87,7 +87,7 @@ class MobileNetV2(nn.Module):
     width = self.width_multiplier
     x = QuantConv(
         self.scheme.fixed, "signed", round_channels(self.stem_channels * width), (3, 3),
-        stride=self.stem_stride, name="stem")(images)
+        strides=self.stem_stride, name="stem")(images)
     x = nn.relu6(norm("stem_norm")(x, train=train))
     index = 0
     for expansion, channels, repeats, stride in self.blocks:

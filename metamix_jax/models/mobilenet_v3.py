@@ -105,7 +105,8 @@ class InvertedResidual(nn.Module):
       y = activation(norm("expand_norm")(y, train=train))
       input_range = activation_range
     y = QuantConv(
-        self.scheme, input_range, expanded, (kernel, kernel), stride=stride, groups=expanded, name="depthwise")(y)
+        self.scheme, input_range, expanded, (kernel, kernel), strides=stride, feature_group_count=expanded,
+        name="depthwise")(y)
     y = activation(norm("depthwise_norm")(y, train=train))
     if squeeze_excite:
       y = SqueezeExcite(activation_range, self.scheme, name="squeeze_excite")(y)
@@ -143,7 +144,7 @@ class MobileNetV3(nn.Module):
     """Normalised images [N, H, W, C] -> logits [N, num_classes]."""
     norm = functools.partial(self.scheme.batch_norm, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON)
     x = QuantConv(
-        self.scheme.fixed, "signed", self.stem_channels, (3, 3), stride=self.stem_stride, name="stem")(images)
+        self.scheme.fixed, "signed", self.stem_channels, (3, 3), strides=self.stem_stride, name="stem")(images)
     x = hard_swish(norm("stem_norm")(x, train=train))
     for index, block in enumerate(self.blocks):
       # The first block reads the stem's h-swish, every later one a linear bottleneck.

@@ -64,7 +64,8 @@ def resnet_name(module: str, modules: frozenset[str]) -> str | None:
   top = {"stem": "conv1", "stem_norm": "bn1", "classifier": "fc"}
   if module in top:
     return top[module]
-  stage, block, part = re.fullmatch(r"stage_(\d+)_block_(\d+)/(.+)", module).groups()
+  place, _, part = module.partition("/")
+  stage, block = re.findall(r"\d+", place)
   inner = {"shortcut": "downsample.0", "shortcut_norm": "downsample.1"}
   return f"layer{stage}.{block}." + (
       inner.get(part) or part.replace("conv_", "conv").replace("norm_", "bn"))

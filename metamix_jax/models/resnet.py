@@ -28,7 +28,7 @@ class ResidualBlock(nn.Module):
   def __call__(self, x: Array, *, train: bool) -> Array:
     """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), output channels]; every layer reads a ReLU (M3)."""
     def conv_norm(y, features, kernel, stride, conv_name, norm_name):
-      y = QuantConv(self.scheme, "unsigned", features, (kernel, kernel), stride=stride, name=conv_name)(y)
+      y = QuantConv(self.scheme, "unsigned", features, (kernel, kernel), strides=stride, name=conv_name)(y)
       return self.scheme.batch_norm(BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, norm_name)(y, train=train)
 
     y = x
@@ -67,7 +67,7 @@ class ResNet(nn.Module):
   def __call__(self, images: Array, *, train: bool) -> Array:
     """Normalised images [N, H, W, C] -> logits [N, num_classes]."""
     x = QuantConv(
-        self.scheme.fixed, "signed", self.width, (self.stem_kernel,) * 2, stride=self.stem_stride,
+        self.scheme.fixed, "signed", self.width, (self.stem_kernel,) * 2, strides=self.stem_stride,
         name="stem")(images)
     x = nn.relu(self.scheme.batch_norm(BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, "stem_norm")(x, train=train))
     if self.stem_pool:

@@ -9,12 +9,9 @@ is mutable, from which running statistics are re-estimated for one assignment of
 from functools import partial
 
 from flax import linen as nn
-from flax import traverse_util
 import jax
 from jax import Array
 import jax.numpy as jnp
-
-from metamix_jax.errors import UserError
 
 
 def _mean(x: Array, axis_name: str | None) -> Array:
@@ -114,29 +111,3 @@ class BatchNorm(nn.Module):
       running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
       running_variance.value = self.momentum * running_variance.value + (1 - self.momentum) * unbiased
     return y
-
-
-def check_batch_norm(network: nn.Module, image_shape: tuple[int, int, int], axis_name: str) -> None:
-  """Checks that every layer with running statistics writes the moments of its batch, as BatchNorm does.
-
-  Args:
-    network: called as network(images, train=...).
-    image_shape: (H, W, C).
-    axis_name: of the pmap axis that the network's layers may use.
-
-  Raises:
-    UserError: a layer keeps `batch_stats` and writes no `batch_moments`; the sentence names it.
-  """
-  def variables(images):
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    return network.init_with_output(
-        keys, images, train=True, mutable=["params", "batch_stats", "batch_moments"])[1]
-
-  images = jax.ShapeDtypeStruct((1, 2, *image_shape), jnp.float32)
-  shapes = jax.eval_shape(jax.vmap(variables, axis_name=axis_name), images)
-  moments = traverse_util.flatten_dict(shapes.get("batch_moments", {}))
-  for path in traverse_util.flatten_dict(shapes.get("batch_stats", {})):
-    if path not in moments:
-      raise UserError(
-          f"layer {'/'.join(path[:-1])} of config.network.name keeps running statistics that cannot be re-estimated; "
-          "allowed is what scheme.batch_norm(...) makes.")

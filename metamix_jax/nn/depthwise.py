@@ -6,6 +6,7 @@ gradient accumulates one image at a time, so that the k * k accumulators stay in
 """
 
 from functools import partial
+from typing import cast
 
 import jax
 from jax import Array, lax
@@ -31,11 +32,12 @@ def shifted_depthwise(x: Array, kernel: Array, stride: int) -> Array:
   rows, columns = out_h + (size - 1) // stride, out_w + (size - 1) // stride
   padded = _pad(x, (pad, rows * stride - height - pad), (pad, columns * stride - width - pad))
   padded = padded.reshape(-1, rows, stride, columns, stride, channels)
-  return sum(
+  taps = (
       padded[:, i // stride:i // stride + out_h, i % stride, j // stride:j // stride + out_w, j % stride]
       * kernel[i, j, 0]
       for i in range(size) for j in range(size)
   )
+  return cast(Array, sum(taps))
 
 
 def _pad(x, rows, columns):

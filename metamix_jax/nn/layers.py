@@ -15,12 +15,14 @@ program serves every assignment of bits.
 """
 
 from collections.abc import Sequence
+import math
 
 from flax import linen as nn
 import jax
 from jax import Array
 import jax.numpy as jnp
 
+from metamix_jax.errors import UserError
 from metamix_jax.method.quantizers import (
   CodeRange,
   code_range,
@@ -29,7 +31,7 @@ from metamix_jax.method.quantizers import (
   lowest_initial_step_size,
   step_size_gradient_scale,
 )
-from metamix_jax.nn.convolution import convolve
+from metamix_jax.nn.convolution import NUMBER_OR_PAIR, PADDING, convolve, pair, window_of
 from metamix_jax.nn.scheme import QuantizationScheme
 
 # He initialisation by fan-out, as torchvision starts its convolutions.
@@ -37,10 +39,31 @@ conv_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class QuantLayer(nn.Module):
-  """What quantised layers share; not a layer by itself."""
+  """What quantised layers share; not a layer by itself.
+
+  A layer of your own has a parameter `kernel` [..., output channels]; its __call__ takes its input first, passes that
+  through `quantize_input` once and the kernel through `quantize_kernel`; its `macs` say what it costs.
+
+  Attributes:
+    scheme: how the layer is quantised.
+    input_range: what it reads (M3): "unsigned", "signed" or "hard_swish".
+  """
 
   scheme: QuantizationScheme
   input_range: str
+
+  @nn.nowrap
+  def macs(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
+    """Multiply-accumulate operations of one call (M8 counts them for one image).
+
+    Args:
+      input_shape: of the layer's input, batch axis included.
+      output_shape: of its output.
+
+    Raises:
+      NotImplementedError: a subclass without a cost of its own.
+    """
+    raise NotImplementedError(f"{type(self).__name__} has no method macs(input_shape, output_shape)")
 
   def quantize_input(self, x: Array) -> Array:
     """The layer's input as its convolution sees it: full precision, one bit-width (M1) or a mixture (M6)."""
@@ -76,32 +99,62 @@ class QuantLayer(nn.Module):
 
 
 class QuantConv(QuantLayer):
-  """Convolution of a quantised input [N, H, W, C] with padding k // 2 (as torchvision's networks have it).
+  """Convolution of a quantised input [N, H, W, C]; fields are named as in flax.linen.Conv.
 
   Attributes:
     features: output channels.
-    kernel_size: (k_h, k_w), odd.
-    stride: the same in both directions.
-    groups: feature groups; equal to the input channels for a depthwise convolution.
+    kernel_size: (k_h, k_w), or one integer for both.
+    strides: for rows and columns, or one integer for both.
+    padding: None: k // 2 zeros on each side of an odd kernel, times its dilation, as torchvision's networks have it; or
+      "SAME", "VALID", an integer, or two of them or of (before, after), for rows and columns.
+    kernel_dilation: distance between two taps of the kernel.
+    feature_group_count: groups of channels; equal to the input channels for a depthwise convolution.
     use_bias: adds a bias [features].
   """
 
   features: int
-  kernel_size: tuple[int, int]
-  stride: int = 1
-  groups: int = 1
+  kernel_size: NUMBER_OR_PAIR
+  strides: NUMBER_OR_PAIR = 1
+  padding: PADDING = None
+  kernel_dilation: NUMBER_OR_PAIR = 1
+  feature_group_count: int = 1
   use_bias: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """[N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), features], dtype of x."""
-    height, width = self.kernel_size
-    shape = (height, width, x.shape[-1] // self.groups, self.features)
+    """[N, H, W, C] -> [N, H', W', features], dtype of x; H' and W' are those of convolution.convolve.
+
+    Raises:
+      UserError: a field that is not allowed, alone or for this input; the sentence names the layer.
+    """
+    try:
+      kernel_size, window = self._window(x.shape)
+    except ValueError as error:
+      raise UserError(f"layer {'/'.join(self.path) or type(self).__name__}: {error}") from error
+    shape = (*kernel_size, x.shape[-1] // self.feature_group_count, self.features)
     kernel = self.quantize_kernel(self.param("kernel", conv_kernel_init, shape, jnp.float32)).astype(x.dtype)
-    y = convolve(self.quantize_input(x), kernel, self.stride, self.groups, self.scheme.placement.depthwise)
+    y = convolve(self.quantize_input(x), kernel, window, self.feature_group_count, self.scheme.placement.depthwise)
     if self.use_bias:
       y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(y.dtype)
     return y
+
+  @nn.nowrap
+  def macs(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
+    """out_h * out_w * out_c * in_c / groups * k_h * k_w, of each image [C]."""
+    taps = math.prod(pair("kernel_size", self.kernel_size))
+    return math.prod(output_shape) * (input_shape[-1] // self.feature_group_count) * taps
+
+  @nn.nowrap
+  def _window(self, shape):
+    if len(shape) != 4:
+      raise ValueError(f"its input has the shape {shape}; allowed is [N, H, W, C].")
+    groups = self.feature_group_count
+    if groups < 1 or shape[-1] % groups or self.features % groups:
+      raise ValueError(
+          f"feature_group_count is {groups}; allowed is what divides its {shape[-1]} channels and {self.features} "
+          "features.")
+    kernel_size = pair("kernel_size", self.kernel_size)
+    return kernel_size, window_of(shape[1:3], kernel_size, self.strides, self.padding, self.kernel_dilation)
 
 
 class QuantDense(QuantLayer):
@@ -121,6 +174,11 @@ class QuantDense(QuantLayer):
     bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
     kernel = self.quantize_kernel(kernel).astype(x.dtype)
     return self.quantize_input(x) @ kernel + bias.astype(x.dtype)
+
+  @nn.nowrap
+  def macs(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
+    """in * out, of each position [C]."""
+    return math.prod(output_shape) * input_shape[-1]
 
 
 def activation_step_sizes(mean_magnitude: Array, candidate_bits: Sequence[int], input_range: str) -> Array:

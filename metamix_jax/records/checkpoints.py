@@ -99,7 +99,8 @@ class StepCheckpoints:
   """
 
   def __init__(self, folder: pathlib.Path, phase: str, clock: Clock, *, max_to_keep: int):
-    self.phase, self.folder, self.best = phase, folder.absolute(), None
+    self.phase, self.folder = phase, folder.absolute()
+    self.best: dict[str, float] | None = None
     self._clock, self._saved_step = clock, 0
     keep = AnyPreservationPolicy([
         LatestN(max_to_keep),

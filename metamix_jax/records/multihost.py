@@ -29,7 +29,7 @@ def connect(coordinator_address: str | None, num_processes: int | None, process_
     raise UserError(
         f"--{missing[0]} is missing; --coordinator_address, --num_processes and --process_id come together, or none of"
         " them where the cluster's environment says them.")
-  if not missing and not 0 <= process_id < num_processes:
+  if process_id is not None and num_processes is not None and not 0 <= process_id < num_processes:
     raise UserError(f"--process_id is {process_id}; allowed are 0 to {num_processes - 1}, below --num_processes.")
   try:
     jax.distributed.initialize(coordinator_address, num_processes, process_id)

@@ -109,8 +109,9 @@ class TargetResult:
         assignments.append(check_bits(layers, _object(values, key)))
       except ValueError as error:
         raise ValueError(f"target {format_target(target)}, {key}: {error}") from error
-    top1s = {name: _number(values, name, optional=True) for name in ("meta_state_top1", *TOP1_OF_STAGE.values())}
-    return cls(target, tuple(layers), tolerance, *assignments, **top1s)
+    bits, most_probable_bits = assignments
+    top1s = {name: _number_or_none(values, name) for name in ("meta_state_top1", *TOP1_OF_STAGE.values())}
+    return cls(target, tuple(layers), tolerance, bits, most_probable_bits, **top1s)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,13 +264,15 @@ def _value(values, name):
   return values[name]
 
 
-def _number(values, name, optional=False):
-  if optional and values.get(name) is None:
-    return None
+def _number(values: Any, name: str) -> float:
   value = _value(values, name)
   if isinstance(value, bool) or not isinstance(value, (int, float)):
     raise ValueError(f"{name!r} is {value!r}; it must be a number")
   return value
+
+
+def _number_or_none(values: Any, name: str) -> float | None:
+  return None if values.get(name) is None else _number(values, name)
 
 
 def _object(values, name):

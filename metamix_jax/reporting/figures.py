@@ -18,6 +18,7 @@ from metamix_jax.reporting.style import (
   GREEN,
   GREY,
   ORANGE,
+  PURPLE,
   VERMILION,
   figure_height,
   label_layers,
@@ -29,6 +30,7 @@ KIND_STYLES = {
     "conv": {"facecolor": BLUE, "hatch": ""},
     "depthwise": {"facecolor": ORANGE, "hatch": "////"},
     "dense": {"facecolor": GREEN, "hatch": "...."},
+    "other": {"facecolor": PURPLE, "hatch": "xxxx"},
 }
 CAPTIONS = {
     "accuracy_against_cost": (

@@ -60,10 +60,13 @@ class SavedRun:
     if self._bit_selection is None:
       return ()
     evaluated = self._meta_evaluation.targets if self._meta_evaluation else {}
-    return tuple(dataclasses.replace(
-        result, meta_state_top1=evaluated.get(result.target_gbops),
-        **{name: self.results.get(self.phase_of(stage, result.target_gbops), {}).get(name)
-           for stage, name in TOP1_OF_STAGE.items()}) for result in self._bit_selection.targets)
+    results = []
+    for result in self._bit_selection.targets:
+      top1s: dict[str, Any] = {
+          name: self.results.get(self.phase_of(stage, result.target_gbops), {}).get(name)
+          for stage, name in TOP1_OF_STAGE.items()}
+      results.append(dataclasses.replace(result, meta_state_top1=evaluated.get(result.target_gbops), **top1s))
+    return tuple(results)
 
   @functools.cached_property
   def uniform_results(self) -> tuple[UniformResult, ...]:
@@ -75,7 +78,7 @@ class SavedRun:
   @functools.cached_property
   def activation_stability(self) -> ActivationStability | None:
     """Distances before and after bit-meta training; None before the end of the bit selection, or without a search."""
-    return self._bit_selection and self._bit_selection.activation_stability
+    return self._bit_selection.activation_stability if self._bit_selection else None
 
   @functools.cached_property
   def phase_states(self) -> dict[str, str]:

@@ -199,7 +199,9 @@ def _rows(runs: Sequence[SweepRun]) -> Iterator[dict[str, Any]]:
   """Yields {column: value} of each target of each finished run."""
   for run in runs:
     summary = run.summary()
-    for target in summary["targets"] if summary else ():
+    if summary is None:
+      continue
+    for target in summary["targets"]:
       figures = {FULL_PRECISION_TOP1: summary[FULL_PRECISION_TOP1]} | target
       yield {**run.values, **{name: figures[name] for name in COLUMNS}}
 

@@ -17,6 +17,8 @@ from metamix_jax.reporting.saved_run import SavedRun
 
 def format_table(run: SavedRun) -> str:
   """Writes a finished run for a terminal: the layers of a single target, or the accuracy-cost curve of several."""
+  if run.summary is None:
+    raise ValueError(f"{run.folder} holds a run that is not finished; it has no summary.")
   lines = _format_target(run) if len(run.targets) == 1 else _format_curve(run)
   if run.summary["skipped_records"]:
     lines += [

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
+import logging
 from typing import Any, TypeAlias
 
 import jax
@@ -16,9 +17,8 @@ from metamix_jax.errors import UserError
 from metamix_jax.method.bops import attainable_range
 from metamix_jax.models import create_network, pretrained
 from metamix_jax.models.network import Network
-from metamix_jax.nn.batch_norm import check_batch_norm
 from metamix_jax.nn.scheme import LSQ, Placement, QuantizationScheme, Quantizer
-from metamix_jax.nn.tracing import trace_layers
+from metamix_jax.nn.tracing import check_evaluation, check_training, trace_network
 from metamix_jax.records import names, selected_bits
 from metamix_jax.training import parallel
 from metamix_jax.training.optimizers import arch_optimizer, weight_optimizer
@@ -76,12 +76,11 @@ def prepare(config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ) -> Tr
   from metamix_jax import data  # Here, because TensorFlow takes seconds to load.
   source = data.open_source(config, jax.process_index(), jax.process_count())
   config_rules.check_batch_size("batch_size", config.batch_size, jax.device_count(), source.info.num_train)
-  height, width, channels = source.image_shape
+  channels = source.image_shape[-1]
   for name in ("mean", "std"):
     if len(config.data[name]) != channels:
       raise UserError(f"config.data.{name} is {config.data[name]}; the images have {channels} channels.")
   network, teacher = build_networks(config, source.num_classes, channels, quantizer)
-  check_batch_norm(network.module, (height, width, channels), AXIS)
   for target in names.targets(config):
     config_rules.check_target(target, attainable_range(network.layers))
   if config.bits_from is not None:
@@ -114,17 +113,28 @@ def build_networks(
     quantizer: the functions that quantise.
 
   Raises:
-    UserError: one sentence naming what is wrong with a network's name or options.
+    UserError: one sentence naming what is wrong with a network's name or options, or with the network.
   """
   scheme = _quantization_scheme(config, quantizer)
   module = create_network(config.network.name, num_classes, scheme, config.network.options.to_dict())
-  layers = trace_layers(module, (config.data.image_size, config.data.image_size, channels))
+  image_shape = (config.data.image_size, config.data.image_size, channels)
+  traced = trace_network(module, image_shape)
+  check_training(traced, module, image_shape, AXIS)
+  if not any(layer.searched for layer in traced.layers):
+    raise UserError(
+        f"config.network.name is {config.network.name!r}, which has no layer to search; at least one QuantConv or "
+        "QuantDense must take `scheme` itself, not `scheme.fixed`.")
+  if traced.uncounted:
+    logging.getLogger("metamix_jax").warning(
+        "In full precision, and not counted in GBOPs: %s (parameters outside of QuantConv and QuantDense).",
+        ", ".join(traced.uncounted))
   network = Network(
-      module, layers, config.data.mean, config.data.std, config.quantization.step_size_floor,
+      module, traced.layers, config.data.mean, config.data.std, config.quantization.step_size_floor,
       config.compute_dtype)
   if config.teacher.name in (STUDENT, LABELS):
     return network, None
   module = create_network(config.teacher.name, num_classes, scheme, config.teacher.options.to_dict(), "teacher")
+  check_evaluation(module, image_shape)
   return network, dataclasses.replace(network, module=module, layers=())
 
 

@@ -4,12 +4,11 @@ Weight side: clip by global norm over everything, then by label: convolution ker
 gradient, not decoupled [C]), everything else does not. Architecture side: Adam with L2 on alpha [C].
 """
 
+from collections.abc import Hashable
 import functools
 
 from flax import traverse_util
 import optax
-
-from metamix_jax.errors import UserError
 
 
 def weight_label(path: tuple[str, ...], ndim: int) -> str:
@@ -20,29 +19,26 @@ def weight_label(path: tuple[str, ...], ndim: int) -> str:
     ndim: number of dimensions of the leaf.
 
   Returns:
-    "conv_kernel", "other_weight" or "step_size".
+    "conv_kernel": a weight named kernel of three or more dimensions, [*window, in, out], be it of a 1-D, 2-D or 3-D
+    convolution (nn.DenseGeneral of several axes, and attention, have such kernels too). "other_weight": every other
+    weight, whatever its name. "step_size": a step size.
 
   Raises:
-    UserError: no rule covers the leaf.
+    ValueError: no rule covers the leaf.
   """
   tree, name = path[0], path[-1]
   if tree == "step_sizes" and name in ("activation", "weight"):
     return "step_size"
-  if tree == "weights" and name == "kernel":
-    return "conv_kernel" if ndim == 4 else "other_weight"
-  if tree == "weights" and name in ("bias", "scale"):
-    return "other_weight"
-  raise UserError(
-      f"parameter {'/'.join(path)} has no optimiser: names must end in kernel, bias or scale (weights), "
-      "activation or weight (step sizes)."
-  )
+  if tree == "weights":
+    return "conv_kernel" if name == "kernel" and ndim >= 3 else "other_weight"
+  raise ValueError(f"{'/'.join(path)} has no optimiser: step sizes are named activation or weight.")
 
 
 def weight_labels(trainable) -> dict:
   """Labels of all leaves of {"weights": ..., "step_sizes": ...}, a tree of the same structure.
 
   Raises:
-    UserError: a leaf that no rule covers.
+    ValueError: a leaf that no rule covers.
   """
   leaves = traverse_util.flatten_dict(trainable, keep_empty_nodes=True)
   labels = {
@@ -67,7 +63,7 @@ def weight_optimizer(
     max_gradient_norm: clip threshold of the global norm of the whole gradient.
   """
   adam = functools.partial(optax.adam, learning_rate, b1=beta1, b2=beta2, eps=epsilon)
-  by_label = {
+  by_label: dict[Hashable, optax.GradientTransformation] = {
       "conv_kernel": optax.chain(optax.add_decayed_weights(conv_l2), adam()),
       "other_weight": adam(),
       "step_size": adam(),

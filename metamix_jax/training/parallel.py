@@ -33,6 +33,9 @@ class Steps(NamedTuple):
   batch_moments_step: Callable = steps.batch_moments_step
 
 
+STEPS = Steps()
+
+
 class Programs(NamedTuple):
   """Steps mapped over devices. Each compiles once for each structure of its trees.
 
@@ -54,7 +57,7 @@ class Programs(NamedTuple):
   batch_moments_step: Callable
 
 
-def make_programs(devices: Sequence[jax.Device] | None = None, functions: Steps = Steps()) -> Programs:
+def make_programs(devices: Sequence[jax.Device] | None = None, functions: Steps = STEPS) -> Programs:
   """Maps steps over devices.
 
   Args:

@@ -49,14 +49,14 @@ def activation_distance(means: Sequence[np.ndarray], variances: Sequence[np.ndar
   Returns:
     The distance; 0.0 where every channel is left out.
   """
-  means, variances = np.asarray(means, np.float64), np.asarray(variances, np.float64)
-  deviations, scale = np.sqrt(variances), np.sqrt(np.mean(variances, axis=0))
-  varies = scale > np.finfo(np.float32).eps * np.max(np.abs(means), axis=0)
+  m, variance = np.asarray(means, np.float64), np.asarray(variances, np.float64)
+  d, scale = np.sqrt(variance), np.sqrt(np.mean(variance, axis=0))
+  varies = scale > np.finfo(np.float32).eps * np.max(np.abs(m), axis=0)
   if not varies.any():
     return 0.0
   distances = [
-      np.hypot(means[b] - means[other], deviations[b] - deviations[other])[varies] / scale[varies]
-      for b, other in itertools.combinations(range(len(means)), 2)]
+      np.hypot(m[b] - m[other], d[b] - d[other])[varies] / scale[varies]
+      for b, other in itertools.combinations(range(len(m)), 2)]
   return float(np.mean(distances))
 
 

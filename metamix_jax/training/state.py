@@ -60,8 +60,8 @@ class MetaState(struct.PyTreeNode):
       loss: that they belong to; where it or they are not finite, nothing is updated.
       batch_stats: the running statistics after this step.
     """
-    updates, optimizer_state = self.optimizer.update(gradients, self.optimizer_state, self.trainable)
-    trainable = optax.apply_updates(self.trainable, updates)
+    updates, optimizer_state = _required(self.optimizer).update(gradients, self.optimizer_state, self.trainable)
+    trainable: Tree = optax.apply_updates(self.trainable, updates)
     step, bad_step = _count_step(self, gradients, loss)
     updated = self.replace(
         weights=trainable["weights"],
@@ -140,6 +140,12 @@ class ArchState(struct.PyTreeNode):
     step, bad_step = _count_step(self, gradients, loss)
     updated = self.replace(alpha=optax.apply_updates(self.alpha, updates), optimizer_state=optimizer_state)
     return _if_finite(bad_step, updated, self).replace(step=step, bad_step=bad_step)
+
+
+def _required(optimizer: optax.GradientTransformation | None) -> optax.GradientTransformation:
+  if optimizer is None:
+    raise ValueError("a state without an optimiser cannot be trained; give it one with with_optimizer.")
+  return optimizer
 
 
 def _count_step(state, gradients, loss):

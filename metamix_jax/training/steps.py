@@ -9,9 +9,9 @@ from jax import Array
 import jax.numpy as jnp
 
 from metamix_jax.method.bit_mixture import straight_through_selection
-from metamix_jax.method.bops import gbops
+from metamix_jax.method.bops import candidate_widths, gbops
 from metamix_jax.method.losses import cost_penalty, soft_cross_entropy
-from metamix_jax.method.precision import FULL_PRECISION, mixed_precision, uniform_precision
+from metamix_jax.method.precision import FULL_PRECISION, mixed_precision, precision_at_width
 from metamix_jax.models.network import Network, Tree
 from metamix_jax.training.state import ArchState, MetaState, Teacher
 
@@ -50,16 +50,18 @@ def bit_meta_step(meta: MetaState, batch: Batch) -> tuple[MetaState, Metrics]:
   """M10 [P]: one update of the meta-state for the mean over B of the task loss, every searched layer at b.
 
   The bit-widths are a scan with the gradient inside its body: one compiled forward and backward pass whatever
-  |B| is, and memory for one of them. Running statistics see the bit-widths one after the other.
+  |B| is, and memory for one of them. Running statistics see the bit-widths one after the other. Where layers have
+  different candidates, B is the union of their sets, and a layer takes its own candidate for each width
+  (precision.bits_at_width [A]).
 
   Returns:
     The new meta-state; {"loss": mean over B, "loss_by_candidate": [B]}.
   """
-  num_candidates = len(meta.network.searched_layers[0].candidate_bits)
+  num_candidates = len(candidate_widths(meta.network.layers))
 
   def add_candidate(carry, candidate):
     total, batch_stats = carry
-    precision = uniform_precision(meta.network.layers, candidate)
+    precision = precision_at_width(meta.network.layers, candidate)
     gradients, loss, batch_stats = _task_gradients(meta.replace(batch_stats=batch_stats), precision, batch)
     return (jax.tree.map(jnp.add, total, gradients), batch_stats), loss
 
@@ -114,7 +116,7 @@ def bit_search_steps(archs: ArchState, meta: MetaState, batch: Batch) -> tuple[A
   return jax.lax.map(lambda arch: bit_search_step(arch, meta, batch), archs)
 
 
-def expected_bits(network: Network, alpha: dict[str, Array]) -> dict[str, Array]:
+def expected_bits(network: Network, alpha: dict[str, Array]) -> dict[str, Array | int]:
   """Bits by layer name: of the hard selection forward, of the softmax backward (M7); constants elsewhere."""
   return {
       layer.name: straight_through_selection(alpha[layer.name]) @ jnp.array(layer.candidate_bits, jnp.float32)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from metamix_jax.method.quantizers import CodeRange
-from metamix_jax.nn.layers import Quantizer
+from metamix_jax.nn.scheme import Quantizer
 
 
 def fake_quantize(x, step_size, codes, gradient_scale):

@@ -16,6 +16,6 @@ class PlainNetwork(nn.Module):
     x = QuantConv(self.scheme.fixed, "signed", self.features[0], (3, 3), name="stem")(images)
     for index, features in enumerate(self.features):
       x = nn.relu(self.scheme.batch_norm(momentum=0.9, epsilon=1e-5)(x, train=train))
-      x = QuantConv(self.scheme, "unsigned", features, (3, 3), stride=2, name=f"conv_{index}")(x)
+      x = QuantConv(self.scheme, "unsigned", features, (3, 3), strides=2, name=f"conv_{index}")(x)
     x = nn.relu(jnp.mean(x, axis=(1, 2)))
     return QuantDense(self.scheme.fixed, "unsigned", self.num_classes, name="classifier")(x)

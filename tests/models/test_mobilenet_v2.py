@@ -4,7 +4,8 @@ import json
 
 from metamix_jax.method.bops import gbops, uniform_bits
 from metamix_jax.models import create_network
-from metamix_jax.nn.layers import QuantizationScheme, trace_layers
+from metamix_jax.nn.scheme import QuantizationScheme
+from metamix_jax.nn.tracing import trace_layers
 from tests.helpers.files import GOLDEN
 
 

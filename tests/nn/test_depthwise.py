@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metamix_jax.nn.convolution import convolve
+from metamix_jax.nn.convolution import convolve, window_of
 from metamix_jax.nn.depthwise import shifted_depthwise
 
 # Odd and even, square and not, smaller than the kernel.
@@ -15,7 +15,7 @@ SIZES = ((1, 2), (7, 7), (8, 5), (14, 14))
 
 
 def depthwise(x, kernel, stride, implementation):
-  return convolve(x, kernel, stride, x.shape[-1], implementation)
+  return convolve(x, kernel, window_of(x.shape[1:3], kernel.shape[:2], stride), x.shape[-1], implementation)
 
 
 def value_and_gradients(implementation, stride, x, kernel, dy_seed=0):
@@ -60,7 +60,7 @@ def test_under_vmap_and_pmap():
   run = functools.partial(value_and_gradients, "shifted", 2)
   one_by_one = [run(batch, kernel) for batch in batches]
   for mapped in (jax.vmap(run, (0, None)), jax.pmap(run, in_axes=(0, None))):
-    for ours, expected in zip(mapped(batches, kernel), zip(*one_by_one), strict=True):
+    for ours, expected in zip(mapped(batches, kernel), zip(*one_by_one, strict=True), strict=True):
       np.testing.assert_allclose(ours, np.stack(expected), rtol=1e-5, atol=1e-5)
 
 

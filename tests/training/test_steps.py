@@ -145,8 +145,8 @@ def test_each_leaf_has_one_label_and_a_stranger_is_an_error(states):
   # two step-size leaves for each layer.
   layers = len(meta.network.layers)
   assert count == {"conv_kernel": layers - 1, "other_weight": 2 * (layers - 1) + 2, "step_size": 2 * layers}
-  with pytest.raises(ValueError, match="weights/stem/gamma has no optimiser"):
-    optimizers.weight_labels({"weights": {"stem": {"gamma": jnp.zeros(3)}}, "step_sizes": {}})
+  with pytest.raises(ValueError, match="step_sizes/stem/gamma has no optimiser"):
+    optimizers.weight_labels({"weights": {}, "step_sizes": {"stem": {"gamma": jnp.zeros(3)}}})
 
 
 @pytest.mark.parametrize("depthwise", ["shifted", pytest.param("native", marks=pytest.mark.slow)])
