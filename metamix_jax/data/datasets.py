@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from metamix_jax.data import digits, folders, generated  # Registers digits and generated with TFDS.
+from metamix_jax.data import digit_pairs, digits, folders, generated  # Registers all but folders with TFDS.
 from metamix_jax.data.folders import ClassFolders
 from metamix_jax.errors import UserError
 
@@ -17,7 +17,7 @@ from metamix_jax.errors import UserError
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
 
-OWN_DATASETS = (digits.Digits.name, generated.Generated.name)
+OWN_DATASETS = (digit_pairs.DigitPairs.name, digits.Digits.name, generated.Generated.name)
 # The name of a user's own images: config.data.data_dir holds SPLIT/CLASS/IMAGE.
 FOLDER = "folder"
 # Class names in the log's line before it ends with an ellipsis.
@@ -51,7 +51,7 @@ def classes_and_channels(name: str, data_dir: str | None, splits: Sequence[str] 
 
 
 def open_dataset(name: str, data_dir: str | None, splits: Sequence[str] | None = None) -> tfds.core.DatasetBuilder:
-  """Opens a prepared data set; one of this package's own is prepared where it is missing (a second, no network).
+  """Opens a prepared data set; one of this package's own is prepared where it is missing (seconds, no network).
 
   Args:
     name: TFDS name, perhaps with configuration and version ("imagenet_resized/32x32"), or "folder".
@@ -156,9 +156,8 @@ def describe(builder: tfds.core.DatasetBuilder, splits: Sequence[str]) -> dict[s
   Raises:
     UserError: a split does not exist, or an image of a class folder cannot be read.
   """
-  config = builder.builder_config.name if builder.builder_config else None
   description = {
-      "name": f"{builder.name}/{config}" if config else builder.name,
+      "name": _full_name(builder),
       "version": str(builder.version),
       "classes": list(builder.info.features["label"].names),
       "images": {split: num_examples(builder, split) for split in splits},
@@ -173,13 +172,18 @@ def describe_in_words(builder: tfds.core.DatasetBuilder, splits: Sequence[str]) 
   images = ", ".join(f"{split} {num_examples(builder, split)} images" for split in dict.fromkeys(splits))
   left_out = folders.in_words(builder.left_out) if isinstance(builder, ClassFolders) else ""
   return (
-      f"{builder.name} {builder.version}, {len(names)} classes ({classes}), {images}"
+      f"{_full_name(builder)} {builder.version}, {len(names)} classes ({classes}), {images}"
       + (f"; left out: {left_out}" if left_out else ""))
+
+
+def _full_name(builder):
+  """Returns the name with the configuration, where the data set has several."""
+  return f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else builder.name
 
 
 def _prepare_locally(builder: tfds.core.DatasetBuilder) -> None:
   """Prepares a data set that needs no download. TFDS writes to a temporary folder and renames it when complete."""
-  tfds.disable_progress_bar()  # Preparing takes a second, and the bars would stay on the screen.
+  tfds.disable_progress_bar()  # Preparing takes seconds, and the bars would stay on the screen.
   try:
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
   except OSError as error:

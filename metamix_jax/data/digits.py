@@ -14,7 +14,7 @@ NUM_TEST_IMAGES = 450  # 25 %, scikit-learn's default share, rounded up to a who
 SPLIT_SEED = 0
 NUM_LEVELS = 17  # scikit-learn's pixels are counts from 0 to 16.
 
-_CITATION = """\
+CITATION = """\
 @misc{alpaydin1998optical,
   title = {Optical Recognition of Handwritten Digits},
   author = {Alpaydin, E. and Kaynak, C.},
@@ -46,7 +46,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         }),
         supervised_keys=("image", "label"),
         homepage="https://scikit-learn.org/stable/datasets/toy_dataset.html#digits-dataset",
-        citation=_CITATION,
+        citation=CITATION,
     )
 
   def _split_generators(self, dl_manager):
@@ -54,17 +54,20 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     del dl_manager
     digits = datasets.load_digits()
     images = pixels_from_levels(digits.images)
-    train, test = model_selection.train_test_split(
-        np.arange(NUM_IMAGES), test_size=NUM_TEST_IMAGES, stratify=digits.target, random_state=SPLIT_SEED)
     return {
-        "train": self._generate_examples(images, digits.target, np.sort(train)),
-        "test": self._generate_examples(images, digits.target, np.sort(test)),
-    }
+        split: self._generate_examples(images, digits.target, indices) for split, indices in split_indices().items()}
 
   def _generate_examples(self, images, labels, indices):
     """Yields (key, example) for the images at `indices` int64 [N] of images [1797, 8, 8, 1] and labels [1797]."""
     for index in map(int, indices):
       yield index, {"image": images[index], "label": int(labels[index]), "id": index}
+
+
+def split_indices() -> dict[str, np.ndarray]:
+  """Returns which images are for training and which for testing: int64, ascending places in scikit-learn's order."""
+  train, test = model_selection.train_test_split(
+      np.arange(NUM_IMAGES), test_size=NUM_TEST_IMAGES, stratify=datasets.load_digits().target, random_state=SPLIT_SEED)
+  return {"train": np.sort(train), "test": np.sort(test)}
 
 
 def pixels_from_levels(levels: np.ndarray) -> np.ndarray:

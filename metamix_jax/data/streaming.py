@@ -84,33 +84,6 @@ def decoded_batches(
     yield from batches
 
 
-def check_decodable(
-    records: Callable[[bool], tf.data.Dataset], convert: Convert, options: ReadOptions, description: str) -> None:
-  """Decodes records until one succeeds; a split that holds none is found before anything is trained on it.
-
-  Args:
-    records: as for `decoded_batches`, here of the whole split.
-    convert: as for `decoded_batches`.
-    options: where none may be skipped, the first record must be decodable.
-    description: of the split, for the sentence.
-
-  Raises:
-    UserError: no record can be decoded, or the first one cannot and none may be skipped; the sentence names it. Or a
-      file cannot be read.
-  """
-  first, count = ("", ""), 0
-  with _readable_files():
-    for _, _, decoded, encoded, names in _Decoder(records, convert, options, seed=0).marked(0, batch_size=1):
-      if decoded.all():
-        return
-      count += 1
-      if count == 1:
-        first = _printable(names[0]), _reason(encoded[0])
-      if options.skipped is None:
-        raise _undecodable(*first)
-  raise UserError(f"none of the {count} records of {description} can be decoded; the first is {first[0]} ({first[1]}).")
-
-
 def check_records(
     records: Callable[[bool], tf.data.Dataset], convert: Convert, options: ReadOptions, num_classes: int, split: str
 ) -> None:

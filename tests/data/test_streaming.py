@@ -63,7 +63,8 @@ def test_evaluation_has_every_image_once(standin_handle, process_count):
 @pytest.fixture(scope="module")
 def damaged(standin_handle, tmp_path_factory):
   """A copy of the stand-in with training record 3 truncated and validation record 5 no image at all."""
-  builder = tfds.builder("imagenet2012", data_dir=tmp_path_factory.mktemp("damaged"))
+  data_dir = tmp_path_factory.mktemp("damaged")
+  builder = tfds.builder("imagenet2012", data_dir=data_dir)
   pathlib.Path(builder.info.data_dir).mkdir(parents=True)
   writer = tfds.core.SequentialWriter(builder.info, 25)
   writer.initialize_splits(["train", "validation"])
@@ -75,7 +76,7 @@ def damaged(standin_handle, tmp_path_factory):
       record["file_name"] = record["file_name"].decode()
       writer.add_examples({split: [record]})
   writer.close_all()
-  return data.open_dataset("imagenet2012", builder._data_dir_root)  # pylint: disable=protected-access
+  return data.open_dataset("imagenet2012", str(data_dir))
 
 
 def test_a_damaged_record_stops_the_run_and_is_named(damaged):
