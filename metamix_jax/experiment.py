@@ -30,7 +30,7 @@ from metamix_jax.records.results import (
 )
 from metamix_jax.records.selected_bits import read_selected_bits, write_selected_bits
 from metamix_jax.records.summary import describe_network, summarize
-from metamix_jax.records.workdir import check_data, check_workdir
+from metamix_jax.records.workdir import check_data, check_workdir, hold_workdir
 from metamix_jax.training import phases
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.evaluation import evaluate, evaluate_bits, evaluate_uniform_bits
@@ -53,16 +53,22 @@ def run(context: TrainingContext, workdir: pathlib.Path, stop_request: StopReque
     The summary that DIR/report/summary.json holds.
 
   Raises:
-    UserError: the workdir holds another run, before any compilation; later on, a record that cannot be decoded, a loss
+    UserError: another process works on the workdir, or it holds another run, before any compilation; later on, a record that cannot be decoded, a loss
       that is not finite, or a checkpoint that cannot be written.
     Interrupted: the run was asked to stop, and everything is saved.
   """
+  with hold_workdir(workdir):
+    return _run(context, workdir, stop_request or StopRequest())
+
+
+def _run(context, workdir, stop_request):
+  """Does what `run` says, in a folder that no other process works on."""
   config, layers = context.config, context.network.layers
   check_workdir(config, workdir)
   check_data(workdir, context.data.description)
   if multihost.is_lead_process():
     files.write_json(workdir / "network.json", describe_network(config, layers))
-  run_phases = RunPhases(context, workdir, stop_request or StopRequest())
+  run_phases = RunPhases(context, workdir, stop_request)
   saving = run_phases.saving
 
   meta, results = run_phases.run(

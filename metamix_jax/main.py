@@ -16,6 +16,7 @@ from metamix_jax.records import multihost
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
 from metamix_jax.records.names import name_for_target, targets
 from metamix_jax.records.progress import LineHandler
+from metamix_jax.records.workdir import hold_workdir
 from metamix_jax.training.context import prepare
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, selected bits, report.")
@@ -45,13 +46,14 @@ def main(argv):
   stop_request = StopRequest()
   if not jax.distributed.is_initialized():  # There JAX listens, and tells all processes of the first SIGTERM.
     stop_request.listen_for_sigterm()
-  try:
-    experiment.run(prepare(_CONFIG.value), workdir, stop_request)
-  except Interrupted as interruption:
-    print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
-    sys.exit(EXIT_INTERRUPTED)
-  if multihost.is_lead_process():
-    _report(workdir, targets(_CONFIG.value))
+  with hold_workdir(workdir):  # Before the data are looked at, until the report is written.
+    try:
+      experiment.run(prepare(_CONFIG.value), workdir, stop_request)
+    except Interrupted as interruption:
+      print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
+      sys.exit(EXIT_INTERRUPTED)
+    if multihost.is_lead_process():
+      _report(workdir, targets(_CONFIG.value))
 
 
 def _report(workdir: pathlib.Path, all_targets: Sequence[float]):

@@ -17,6 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.records import folder_lock
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
 from metamix_jax.reporting import sweep
 
@@ -39,8 +40,9 @@ def main(argv):
         if run.summary() is None:
           print(shlex.join(["python", *run.arguments]))
       return
-    sweep.execute(runs, workdir, lambda run: sweep.run_in_process(run, stop_request), stop_request,
-                  lambda line: print(line, flush=True))
+    with folder_lock.hold(workdir):
+      sweep.execute(runs, workdir, lambda run: sweep.run_in_process(run, stop_request), stop_request,
+                    lambda line: print(line, flush=True))
   except Interrupted as interruption:
     print(f"sweep: {interruption}; the same command continues.", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)

@@ -1,6 +1,7 @@
 """The folder of a run, and the config that it belongs to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import json
 import pathlib
 from typing import Any
@@ -9,11 +10,30 @@ import ml_collections
 
 from metamix_jax import config as config_rules
 from metamix_jax.errors import UserError
-from metamix_jax.records import multihost
+from metamix_jax.records import folder_lock, multihost
 from metamix_jax.records.files import write_json
 
 # Fields that may change from start to start: they choose which phases are run, not what a phase does.
 CHANGEABLE = ("arch.train_targets",)
+
+
+@contextlib.contextmanager
+def hold_workdir(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds DIR/lock in a with statement (folder_lock.hold): the first process does, for all processes of the run.
+
+  Raises:
+    UserError: another run holds the folder, or it cannot be written to; in every process.
+  """
+  with contextlib.ExitStack() as stack:
+    refused = None
+    if multihost.is_lead_process():
+      try:
+        stack.enter_context(folder_lock.hold(workdir))
+      except UserError as error:
+        refused = error
+    if multihost.total(int(refused is not None)):
+      raise refused or UserError(f"workdir {workdir} cannot be used; the first process says why.")
+    yield
 
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
