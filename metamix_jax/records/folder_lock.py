@@ -5,8 +5,8 @@ process ends, however it ends, so the next start takes over what a killed one le
 "since"}, only says who holds it; it decides nothing.
 
 Guaranteed on local disks, and on shared file systems that carry flock to their server: NFS version 4, NFS version 3
-with its lock service, Lustre mounted with -o flock, GPFS, CephFS. There a host that loses its power holds the lock until
-the server's lease ends. Not guaranteed where a mount keeps locks on each host (NFS with local_lock, Lustre with
+with its lock service, Lustre mounted with -o flock, GPFS, CephFS. There a host that loses its power holds the lock
+until the server's lease ends. Not guaranteed where a mount keeps locks on each host (NFS with local_lock, Lustre with
 -o localflock, most mounts of object stores): two processes of one host are still kept apart, two hosts are not. Where
 locks do not exist at all, a line in the log says so.
 """
@@ -91,7 +91,12 @@ def is_held(folder: pathlib.Path) -> bool:
 
 
 def _acquire(folder):
-  """Returns the open file of DIR/lock, locked; raises UserError if another one holds it, OSError if it cannot be made."""
+  """Returns the open file of DIR/lock, locked.
+
+  Raises:
+    UserError: another process or thread holds it.
+    OSError: it cannot be made.
+  """
   path, patience_ends = folder / "lock", time.monotonic() + _PATIENCE_SECONDS
   while True:
     folder.mkdir(parents=True, exist_ok=True)
