@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from metamix_jax import experiment
 from metamix_jax.command_line import exit_on_user_error, flags_parser, stop
 from metamix_jax.records import multihost
-from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
+from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest, turn_into_sigterm
 from metamix_jax.records.names import name_for_target, targets
 from metamix_jax.records.progress import LineHandler
 from metamix_jax.records.workdir import hold_workdir
@@ -44,8 +44,11 @@ def main(argv):
   # A run that is continued, or a second run of the folder, then compiles nothing again.
   jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
   stop_request = StopRequest()
-  if not jax.distributed.is_initialized():  # There JAX listens, and tells all processes of the first SIGTERM.
-    stop_request.listen_for_sigterm()
+  if jax.distributed.is_initialized():  # There JAX listens, and tells all processes of the first SIGTERM.
+    turn_into_sigterm()
+  else:
+    stop_request.listen_for_signals()
+    stop_request.listen_to_parent()
   with hold_workdir(workdir):  # Before the data are looked at, until the report is written.
     try:
       experiment.run(prepare(_CONFIG.value), workdir, stop_request)

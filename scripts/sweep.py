@@ -6,7 +6,8 @@
 
 The second prints the command of each run that is not finished, for a cluster to run, and runs nothing; the first then
 collects the results. Each run has a folder of its own. Finished ones are skipped, others continue where they were.
-Written after each: DIR/results.csv and DIR/accuracy_against_cost.png. SIGTERM stops the run and the sweep, status 75.
+Written after each: DIR/results.csv and DIR/accuracy_against_cost.png. SIGTERM, SIGINT or SIGHUP stops the run and the
+sweep, status 75.
 """
 
 import pathlib
@@ -32,7 +33,7 @@ def main(argv):
   del argv
   workdir = pathlib.Path(_WORKDIR.value)
   stop_request = StopRequest()
-  stop_request.listen_for_sigterm()
+  stop_request.listen_for_signals()
   try:
     runs = sweep.plan(_CONFIG.value, workdir)
     if _PRINT_COMMANDS.value:
