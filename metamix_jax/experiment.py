@@ -19,6 +19,7 @@ from metamix_jax.records import files, multihost
 from metamix_jax.records.clock import Clock
 from metamix_jax.records.interruption import StopRequest
 from metamix_jax.records.names import name_for_target, targets, trained_targets
+from metamix_jax.records.paths import local_folder
 from metamix_jax.records.results import (
     FULL_PRECISION_TOP1,
     TOP1_OF_STAGE,
@@ -53,10 +54,11 @@ def run(context: TrainingContext, workdir: pathlib.Path, stop_request: StopReque
     The summary that DIR/report/summary.json holds.
 
   Raises:
-    UserError: another process works on the workdir, or it holds another run, before any compilation; later on, a record that cannot be decoded, a loss
-      that is not finite, or a checkpoint that cannot be written.
+    UserError: the workdir is a URL, is in use by another process, or holds another run, before any compilation; later
+      on, a record that cannot be decoded, a loss that is not finite, or a checkpoint that cannot be written.
     Interrupted: the run was asked to stop, and everything is saved.
   """
+  workdir = local_folder(workdir)
   with hold_workdir(workdir):
     return _run(context, workdir, stop_request or StopRequest())
 

@@ -15,6 +15,7 @@ from metamix_jax.command_line import exit_on_user_error, flags_parser, stop
 from metamix_jax.records import multihost
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest, turn_into_sigterm
 from metamix_jax.records.names import name_for_target, targets
+from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import LineHandler
 from metamix_jax.records.workdir import hold_workdir
 from metamix_jax.training.context import prepare
@@ -40,7 +41,7 @@ def main(argv):
   if _DISTRIBUTED.value or any(value is not None for value in addresses):  # Before anything asks for a device.
     multihost.connect(*addresses)
   _log_lines()
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = local_folder(_WORKDIR.value)
   # A run that is continued, or a second run of the folder, then compiles nothing again.
   jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
   stop_request = StopRequest()

@@ -10,7 +10,6 @@ Written after each: DIR/results.csv and DIR/accuracy_against_cost.png. SIGTERM, 
 sweep, status 75.
 """
 
-import pathlib
 import shlex
 import sys
 
@@ -20,6 +19,7 @@ from ml_collections import config_flags
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.records import folder_lock
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
+from metamix_jax.records.paths import local_folder
 from metamix_jax.reporting import sweep
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The sweep, a Python file with get_config().")
@@ -31,7 +31,7 @@ _PRINT_COMMANDS = flags.DEFINE_bool("print_commands", False, "Print the commands
 def main(argv):
   """Runs the sweep; a bad input ends in one sentence and status 2."""
   del argv
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = local_folder(_WORKDIR.value)
   stop_request = StopRequest()
   stop_request.listen_for_signals()
   try:

@@ -21,7 +21,7 @@ import ml_collections
 from metamix_jax import config as config_rules
 from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
-from metamix_jax.records import folder_lock
+from metamix_jax.records import folder_lock, paths
 from metamix_jax.records.files import write_text
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, STOP_PIPE, Interrupted, StopRequest
 from metamix_jax.records.results import FULL_PRECISION_TOP1, TARGET_FIGURES
@@ -237,7 +237,7 @@ def _config(base, overrides):
     raise UserError(
         f"the sweep sets a field that {base} does not have, or has of another type: {sentence}.") from error
   config_rules.validate(config)
-  return config
+  return paths.expand_paths(config)
 
 
 def _for_a_path(value):
