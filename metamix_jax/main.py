@@ -42,8 +42,9 @@ def main(argv):
     multihost.connect(*addresses)
   _log_lines()
   workdir = local_folder(_WORKDIR.value)
-  # A run that is continued, or a second run of the folder, then compiles nothing again.
-  jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
+  if not jax.config.jax_compilation_cache_dir:  # Where nobody set JAX_COMPILATION_CACHE_DIR.
+    # A run that is continued, or a second run of the folder, then compiles nothing again.
+    jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
   stop_request = StopRequest()
   if jax.distributed.is_initialized():  # There JAX listens, and tells all processes of the first SIGTERM.
     turn_into_sigterm()

@@ -155,13 +155,20 @@ def run_in_process(run: SweepRun, stop_request: StopRequest) -> int:
   reader, writer = os.pipe()
   with open(reader, "rb"), open(writer, "wb") as pipe:
     process = subprocess.Popen(
-        [sys.executable, *run.arguments], pass_fds=(reader,), env=os.environ | {STOP_PIPE: str(reader)})
+        [sys.executable, *run.arguments], pass_fds=(reader,), env=os.environ | _shared_cache(run) | {
+            STOP_PIPE: str(reader)})
     while True:
       try:
         return process.wait(_POLL_SECONDS)
       except subprocess.TimeoutExpired:
         if stop_request.requested:
           pipe.close()
+
+
+def _shared_cache(run):
+  """JAX's variable for one compilation cache in the sweep's folder, or {} where the user set the variable."""
+  name = "JAX_COMPILATION_CACHE_DIR"
+  return {} if os.environ.get(name) else {name: str((run.folder.parent / "compilation_cache").absolute())}
 
 
 def write_results(runs: Sequence[SweepRun], workdir: pathlib.Path) -> None:
