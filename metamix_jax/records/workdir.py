@@ -23,7 +23,6 @@ CHANGEABLE = (
     "data.corrupt_records",  # A run that got this far with "stop" has met none.
     "data.data_dir",  # Where the data are; check_data looks at what they are.
     "data.num_threads",  # Records keep their order, and their random numbers go with their places in it.
-    "evaluation_batch_size",  # Padding is masked.
     "log_every_seconds",
     "metrics.alarm_records", "metrics.every_steps", "metrics.tensorboard",
 )
@@ -52,7 +51,8 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   """Writes DIR/config.json, every field, or checks that the one there is of this config.
 
   The file stays as the first start wrote it. Fields of CHANGEABLE may differ, and a line in the log says which do. All
-  others may not: evaluate_every_epochs too, because it decides which step is the best one, and the summary has that.
+  others may not. evaluate_every_epochs decides which step is the best one, which the summary has;
+  evaluation_batch_size changes the rounding of logits.
 
   Raises:
     UserError: the folder holds a run of another config; the sentence names the first field that differs.

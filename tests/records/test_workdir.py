@@ -20,7 +20,7 @@ from tests.helpers.interrupted_runs import StopAfter, parameters
 # Every field that may change, with another value than tiny_config has.
 OTHER_VALUES = {
     "arch.train_targets": (0.0008,), "checkpoints.every_steps": 1, "checkpoints.max_to_keep": 1,
-    "data.corrupt_records": "skip", "data.data_dir": "moved", "data.num_threads": 1, "evaluation_batch_size": 64,
+    "data.corrupt_records": "skip", "data.data_dir": "moved", "data.num_threads": 1,
     "log_every_seconds": 0.01, "metrics.alarm_records": 1, "metrics.every_steps": 3, "metrics.tensorboard": False}
 
 
@@ -51,7 +51,7 @@ def test_a_run_goes_on_with_other_settings_to_the_same_network(data_dir, tmp_pat
   for name in ("full_precision_top1", "targets", "uniform", "best", "activation_stability"):
     assert summary[name] == whole[name]
   jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path / "run"), parameters(tmp_path / "whole"))
-  assert summary["config"]["evaluation_batch_size"] == 64
+  assert summary["config"]["log_every_seconds"] == 0.01
   assert (tmp_path / "run" / "config.json").read_text() == saved
   line, = lines()
   assert line.startswith("config: since the first start, arch.train_targets was None and is [0.0008]; ")
