@@ -19,6 +19,7 @@ from metamix_jax.records import files, multihost
 from metamix_jax.records.clock import Clock
 from metamix_jax.records.interruption import StopRequest
 from metamix_jax.records.names import name_for_target, targets, trained_targets
+from metamix_jax.records.paths import local_folder
 from metamix_jax.records.results import (
     FULL_PRECISION_TOP1,
     TOP1_OF_STAGE,
@@ -30,7 +31,7 @@ from metamix_jax.records.results import (
 )
 from metamix_jax.records.selected_bits import read_selected_bits, write_selected_bits
 from metamix_jax.records.summary import describe_network, summarize
-from metamix_jax.records.workdir import check_data, check_workdir
+from metamix_jax.records.workdir import check_data, check_workdir, hold_workdir
 from metamix_jax.training import phases
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.evaluation import evaluate, evaluate_bits, evaluate_uniform_bits
@@ -53,16 +54,23 @@ def run(context: TrainingContext, workdir: pathlib.Path, stop_request: StopReque
     The summary, as in DIR/report/summary.json (docs/metrics.md).
 
   Raises:
-    UserError: before any compilation, the folder belongs to another config or other data; later, an image cannot be
-      decoded, a loss is not finite, or a file cannot be written.
+    UserError: before any compilation, the folder is a URL, is in use by another process, or belongs to another config or
+      other data; later, an image cannot be decoded, a loss is not finite, or a file cannot be written.
     Interrupted: the run was asked to stop, and everything is saved.
   """
+  workdir = local_folder(workdir)
+  with hold_workdir(workdir):
+    return _run(context, workdir, stop_request or StopRequest())
+
+
+def _run(context, workdir, stop_request):
+  """Does what `run` says, in a folder that no other process works on."""
   config, layers = context.config, context.network.layers
   check_workdir(config, workdir)
   check_data(workdir, context.data.description)
   if multihost.is_lead_process():
     files.write_json(workdir / "network.json", describe_network(config, layers))
-  run_phases = RunPhases(context, workdir, stop_request or StopRequest())
+  run_phases = RunPhases(context, workdir, stop_request)
   saving = run_phases.saving
 
   meta, results = run_phases.run(

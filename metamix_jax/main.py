@@ -13,9 +13,11 @@ from ml_collections import config_flags
 from metamix_jax import experiment
 from metamix_jax.command_line import exit_on_user_error, flags_parser, stop
 from metamix_jax.records import multihost
-from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
+from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest, turn_into_sigterm
 from metamix_jax.records.names import name_for_target, targets
+from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import LineHandler
+from metamix_jax.records.workdir import hold_workdir
 from metamix_jax.training.context import prepare
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, selected bits, report.")
@@ -39,19 +41,24 @@ def main(argv):
   if _DISTRIBUTED.value or any(value is not None for value in addresses):  # Before anything asks for a device.
     multihost.connect(*addresses)
   _log_lines()
-  workdir = pathlib.Path(str(_WORKDIR.value))
-  # A continued run, or a second run in the folder, then compiles nothing again.
-  jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
+  workdir = local_folder(_WORKDIR.value)
+  if not jax.config.jax_compilation_cache_dir:  # Where nobody set JAX_COMPILATION_CACHE_DIR.
+    # A run that is continued, or a second run of the folder, then compiles nothing again.
+    jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
   stop_request = StopRequest()
-  if not jax.distributed.is_initialized():  # Otherwise JAX listens, and tells all processes of the first SIGTERM.
-    stop_request.listen_for_sigterm()
-  try:
-    experiment.run(prepare(_CONFIG.value), workdir, stop_request)
-  except Interrupted as interruption:
-    print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
-    sys.exit(EXIT_INTERRUPTED)
-  if multihost.is_lead_process():
-    _report(workdir, targets(_CONFIG.value))
+  if jax.distributed.is_initialized():  # There JAX listens, and tells all processes of the first SIGTERM.
+    turn_into_sigterm()
+  else:
+    stop_request.listen_for_signals()
+    stop_request.listen_to_parent()
+  with hold_workdir(workdir):  # Before the data are looked at, until the report is written.
+    try:
+      experiment.run(prepare(_CONFIG.value), workdir, stop_request)
+    except Interrupted as interruption:
+      print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
+      sys.exit(EXIT_INTERRUPTED)
+    if multihost.is_lead_process():
+      _report(workdir, targets(_CONFIG.value))
 
 
 def _report(workdir: pathlib.Path, all_targets: Sequence[float]):

@@ -1,7 +1,9 @@
 """The folder of a run, and the config and the data that it belongs to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import json
+import logging
 import pathlib
 from typing import Any
 
@@ -9,32 +11,72 @@ import ml_collections
 
 from metamix_jax import config as config_rules
 from metamix_jax.errors import UserError
-from metamix_jax.records import multihost
+from metamix_jax.records import folder_lock, multihost
 from metamix_jax.records.files import write_json
 
-# Fields that may change between starts: they choose which phases run, and change no phase.
-CHANGEABLE = ("arch.train_targets",)
+logger = logging.getLogger("metamix_jax")
+
+# Fields that may change from start to start, because no number of the run depends on them.
+CHANGEABLE = (
+    "arch.train_targets",  # Which phases are run, not what a phase does.
+    "checkpoints.every_steps", "checkpoints.max_to_keep",
+    "data.corrupt_records",  # A run that got this far with "stop" has met none.
+    "data.data_dir",  # Where the data are; check_data looks at what they are.
+    "data.num_threads",  # Records keep their order, and their random numbers go with their places in it.
+    "log_every_seconds",
+    "metrics.alarm_records", "metrics.every_steps", "metrics.tensorboard",
+)
+
+
+@contextlib.contextmanager
+def hold_workdir(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds DIR/lock in a with statement (folder_lock.hold): the first process does, for all processes of the run.
+
+  Raises:
+    UserError: another run holds the folder, or it cannot be written to; in every process.
+  """
+  with contextlib.ExitStack() as stack:
+    refused = None
+    if multihost.is_lead_process():
+      try:
+        stack.enter_context(folder_lock.hold(workdir))
+      except UserError as error:
+        refused = error
+    if multihost.total(int(refused is not None)):
+      raise refused or UserError(f"workdir {workdir} cannot be used; the first process says why.")
+    yield
 
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-  """Writes DIR/config.json without the CHANGEABLE fields, or checks that the file belongs to this config.
+  """Writes DIR/config.json, every field, or checks that the one there is of this config.
+
+  The file stays as the first start wrote it. Fields of CHANGEABLE may differ, and a line in the log says which do. All
+  others may not. evaluate_every_epochs decides which step is the best one, which the summary has;
+  evaluation_batch_size changes the rounding of logits.
 
   Raises:
     UserError: the folder holds a run of another config (the sentence names the first field that differs), or the file
       is damaged.
   """
   path = workdir / "config.json"
-  fields = {name: value for name, value in config_rules.flatten(config).items() if name not in CHANGEABLE}
-  fields = json.loads(json.dumps(fields))
+  fields = json.loads(json.dumps(config_rules.flatten(config)))
   if multihost.is_lead_process() and not path.exists():
     write_json(path, fields)
   multihost.wait_for_all("config.json")
   earlier = read_saved_config(path)
+  changes = []
   for name in sorted(set(earlier) | set(fields)):
-    if earlier.get(name) != fields.get(name):
+    if earlier.get(name) == fields.get(name):
+      continue
+    if name in CHANGEABLE:
+      if name in earlier:
+        changes.append(f"{name} was {earlier[name]!r} and is {fields[name]!r}")
+    else:
       raise UserError(
           f"workdir {workdir} holds a run of another config: {name} is {earlier.get(name)!r} there and "
           f"{fields.get(name)!r} here; choose another workdir.")
+  if changes:
+    logger.info("config: since the first start, %s", "; ".join(changes))
 
 
 def check_data(workdir: pathlib.Path, description: Mapping[str, Any]) -> None:

@@ -6,9 +6,9 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import pathlib
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -21,8 +21,9 @@ import ml_collections
 from metamix_jax import config as config_rules
 from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
+from metamix_jax.records import folder_lock, paths
 from metamix_jax.records.files import write_text
-from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
+from metamix_jax.records.interruption import EXIT_INTERRUPTED, STOP_PIPE, Interrupted, StopRequest
 from metamix_jax.records.results import FULL_PRECISION_TOP1, TARGET_FIGURES
 from metamix_jax.reporting.style import new_figure, save, series_style
 
@@ -32,6 +33,8 @@ COLUMNS = (FULL_PRECISION_TOP1, *TARGET_FIGURES)
 # Fields that do not separate the series of the plot: the repetitions, and the axis.
 _WITHIN_SERIES = ("seed", "arch.target_gbops")
 _POLL_SECONDS = 0.5
+# For a run whose sweep was killed to save and leave its folder.
+_PATIENCE_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,15 +143,32 @@ def execute(
 
 
 def run_in_process(run: SweepRun, stop_request: StopRequest) -> int:
-  """Executes a run in a new process, sends it SIGTERM if the sweep is asked to stop, and returns its exit status."""
-  process, told = subprocess.Popen([sys.executable, *run.arguments]), False
-  while True:
-    try:
-      return process.wait(_POLL_SECONDS)
-    except subprocess.TimeoutExpired:
-      if stop_request.requested and not told:
-        process.send_signal(signal.SIGTERM)
-        told = True
+  """Runs in a process of its own, which stops when the sweep is asked to stop or killed, and returns its exit status.
+
+  The process waits for the end of a pipe (interruption.STOP_PIPE). A signal would be its second one where Ctrl-C has
+  reached it too, and nobody sends one where the sweep is killed. Where an earlier sweep was, its run gets a minute to
+  leave the folder.
+  """
+  patience_ends = time.monotonic() + _PATIENCE_SECONDS
+  while folder_lock.is_held(run.folder) and time.monotonic() < patience_ends and not stop_request.requested:
+    time.sleep(_POLL_SECONDS)
+  reader, writer = os.pipe()
+  with open(reader, "rb"), open(writer, "wb") as pipe:
+    process = subprocess.Popen(
+        [sys.executable, *run.arguments], pass_fds=(reader,), env=os.environ | _shared_cache(run) | {
+            STOP_PIPE: str(reader)})
+    while True:
+      try:
+        return process.wait(_POLL_SECONDS)
+      except subprocess.TimeoutExpired:
+        if stop_request.requested:
+          pipe.close()
+
+
+def _shared_cache(run):
+  """JAX's variable for one compilation cache in the sweep's folder, or {} where the user set the variable."""
+  name = "JAX_COMPILATION_CACHE_DIR"
+  return {} if os.environ.get(name) else {name: str((run.folder.parent / "compilation_cache").absolute())}
 
 
 def write_results(runs: Sequence[SweepRun], workdir: pathlib.Path) -> None:
@@ -229,7 +249,7 @@ def _config(base, overrides):
     raise UserError(
         f"the sweep sets a field that {base} does not have, or has of another type: {sentence}.") from error
   config_rules.validate(config)
-  return config
+  return paths.expand_paths(config)
 
 
 def _for_a_path(value):

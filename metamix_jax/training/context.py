@@ -19,7 +19,7 @@ from metamix_jax.models import create_network, pretrained
 from metamix_jax.models.network import Network
 from metamix_jax.nn.scheme import LSQ, Placement, QuantizationScheme, Quantizer
 from metamix_jax.nn.tracing import check_evaluation, check_training, trace_network
-from metamix_jax.records import names, selected_bits
+from metamix_jax.records import names, paths, selected_bits
 from metamix_jax.training import parallel
 from metamix_jax.training.optimizers import arch_optimizer, weight_optimizer
 from metamix_jax.training.steps import AXIS
@@ -69,6 +69,7 @@ def prepare(config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ) -> Tr
     UserError: the config or its data are wrong; one sentence names the field, its value and what is allowed.
   """
   config_rules.validate(config)
+  config = paths.expand_paths(config)
   for name in ("batch_size", "evaluation_batch_size"):
     config_rules.check_batch_size(name, config[name], jax.device_count())
   _check_networks(config)  # A wrong name is found before TensorFlow is loaded.
@@ -145,6 +146,7 @@ def networks_without_data(config: ml_collections.ConfigDict) -> tuple[Network, N
     UserError: the config is wrong, or its data set is unknown.
   """
   config_rules.validate(config)
+  config = paths.expand_paths(config)
   from metamix_jax import data  # Here, because TensorFlow takes seconds to load.
   return build_networks(config, *data.classes_and_channels(config.data.name, config.data.data_dir))
 

@@ -1,0 +1,42 @@
+"""Paths as a user writes them: ~ is the home folder, and a run's folder is on a file system, not at a URL."""
+
+import os
+import pathlib
+import re
+
+import ml_collections
+
+from metamix_jax import config as config_rules
+from metamix_jax.errors import UserError
+
+# The fields of a config that are paths of files or folders.
+PATH_FIELDS = ("bits_from", "data.data_dir", "pretraining.weights", "teacher.weights")
+# Two letters or more: one is a drive. One slash is what pathlib leaves of two.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local_folder(path: str | os.PathLike) -> pathlib.Path:
+  """Returns the folder that --workdir names, with ~ expanded.
+
+  Raises:
+    UserError: it is empty, or a URL such as gs://bucket/run.
+  """
+  text = os.fspath(path)
+  if not text:
+    raise UserError("--workdir is empty; it must be a folder.")
+  if _URL.match(text):
+    raise UserError(
+        f"workdir {text} is a URL; a run writes to a folder of a file system, so mount the bucket or choose a local"
+        " folder.")
+  return pathlib.Path(os.path.expanduser(text))
+
+
+def expand_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns a validated config with ~ expanded in every path, or itself where none begins with ~."""
+  fields = config_rules.flatten(config)
+  expanded = {name: os.path.expanduser(fields[name]) for name in PATH_FIELDS if (fields[name] or "").startswith("~")}
+  if not expanded:
+    return config
+  config = config.copy_and_resolve_references()
+  config.update_from_flattened_dict(expanded)
+  return config

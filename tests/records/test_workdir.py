@@ -1,0 +1,81 @@
+"""A run goes on with other settings where no number depends on them, and with no others."""
+
+import json
+import logging
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from metamix_jax import config as config_rules
+from metamix_jax import experiment
+from metamix_jax.errors import UserError
+from metamix_jax.records.interruption import Interrupted
+from metamix_jax.records.workdir import CHANGEABLE, check_workdir
+from metamix_jax.training.context import prepare
+from tests.helpers.configs import tiny_config
+from tests.helpers.interrupted_runs import StopAfter, parameters
+
+# Every field that may change, with another value than tiny_config has.
+OTHER_VALUES = {
+    "arch.train_targets": (0.0008,), "checkpoints.every_steps": 1, "checkpoints.max_to_keep": 1,
+    "data.corrupt_records": "skip", "data.data_dir": "moved", "data.num_threads": 1,
+    "log_every_seconds": 0.01, "metrics.alarm_records": 1, "metrics.every_steps": 3, "metrics.tensorboard": False}
+
+
+@pytest.fixture
+def lines(caplog):
+  """The lines of our logger that begin with "config: "."""
+  caplog.set_level(logging.INFO, logger="metamix_jax")
+  return lambda: [line for line in caplog.messages if line.startswith("config: ")]
+
+
+def test_every_field_that_may_change_has_another_value_here():
+  assert set(OTHER_VALUES) == set(CHANGEABLE) and set(CHANGEABLE) < set(config_rules.RULES)
+
+
+def test_a_run_goes_on_with_other_settings_to_the_same_network(data_dir, tmp_path, lines):
+  """Stopped in the search, and with its data in another folder then."""
+  config = tiny_config(data_dir)
+  config.evaluate_every_epochs = 1
+  whole = experiment.run(prepare(config), tmp_path / "whole")
+  with pytest.raises(Interrupted, match="stopped after step 3/10 of bit_selection"):
+    experiment.run(prepare(config), tmp_path / "run", StopAfter(8))
+  saved = (tmp_path / "run" / "config.json").read_text()
+  assert json.loads(saved) == json.loads(json.dumps(config_rules.flatten(config)))
+  assert lines() == []
+  shutil.copytree(data_dir, tmp_path / "moved")
+  config.update_from_flattened_dict(OTHER_VALUES | {"data.data_dir": str(tmp_path / "moved")})
+  summary = experiment.run(prepare(config), tmp_path / "run")
+  for name in ("full_precision_top1", "targets", "uniform", "best", "activation_stability"):
+    assert summary[name] == whole[name]
+  jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path / "run"), parameters(tmp_path / "whole"))
+  assert summary["config"]["log_every_seconds"] == 0.01
+  assert (tmp_path / "run" / "config.json").read_text() == saved
+  line, = lines()
+  assert line.startswith("config: since the first start, arch.train_targets was None and is [0.0008]; ")
+  assert line.count(" was ") == len(CHANGEABLE)
+  assert f"data.data_dir was '{data_dir}' and is '{tmp_path / 'moved'}'; data.num_threads was 0 and is 1" in line
+
+
+@pytest.mark.parametrize("name", sorted(set(config_rules.RULES) - set(CHANGEABLE)) + list(config_rules.FREE_SECTIONS))
+def test_no_other_field_may_change(name, tmp_path):
+  config = tiny_config("data")
+  check_workdir(config, tmp_path)
+  path = tmp_path / "config.json"
+  fields = json.loads(path.read_text())
+  path.write_text(json.dumps(fields | {name: "of another run"}))
+  with pytest.raises(UserError, match=f"holds a run of another config: {name} is 'of another run' there and "):
+    check_workdir(config, tmp_path)
+
+
+def test_a_folder_of_a_version_that_did_not_save_a_field_that_may_change_goes_on(tmp_path, lines):
+  config = tiny_config("data")
+  check_workdir(config, tmp_path)
+  path = tmp_path / "config.json"
+  fields = json.loads(path.read_text())
+  del fields["arch.train_targets"]
+  path.write_text(json.dumps(fields))
+  check_workdir(config, tmp_path)
+  assert lines() == []

@@ -1,0 +1,52 @@
+"""The compilation cache: the user's, or else the sweep's, or else the run's."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from metamix_jax.records.interruption import StopRequest
+from metamix_jax.reporting import sweep
+from tests.helpers.files import ROOT
+
+VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+# A sweep's run that writes down what it was given.
+CHILD = ("-c", f"import os, sys, pathlib; pathlib.Path(sys.argv[1]).write_text(os.environ['{VARIABLE}'])")
+# The command with a run of no phases, which says the folder of the cache.
+COMMAND = """
+import sys
+import jax
+from metamix_jax import main
+main.prepare = lambda config: None
+main.experiment.run = lambda context, workdir, stop_request: print(jax.config.jax_compilation_cache_dir)
+main._report = lambda workdir, targets: None
+main.run()
+"""
+
+
+@pytest.mark.parametrize("users", [None, "", "/a/cache"])
+def test_the_runs_of_a_sweep_share_one(users, monkeypatch, tmp_path):
+  if users is None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+  else:
+    monkeypatch.setenv(VARIABLE, users)
+  monkeypatch.chdir(tmp_path)
+  for name in ("seed=0", "seed=1"):
+    output = tmp_path / name
+    run = sweep.SweepRun({}, None, pathlib.Path("sweep") / name, (*CHILD, str(output)))
+    assert sweep.run_in_process(run, StopRequest()) == 0
+    assert output.read_text() == (users or f"{tmp_path}/sweep/compilation_cache")
+
+
+@pytest.mark.parametrize("users", [None, "/a/cache"])
+def test_a_run_obeys_the_user(users, monkeypatch, tmp_path):
+  if users is None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+  else:
+    monkeypatch.setenv(VARIABLE, users)
+  result = subprocess.run(
+      [sys.executable, "-c", COMMAND, "--config=configs/digits.py", f"--workdir={tmp_path}/run"],
+      capture_output=True, text=True, cwd=ROOT, check=False)
+  assert result.returncode == 0, result.stderr
+  assert result.stdout == f"{users or f'{tmp_path}/run/compilation_cache'}\n"
