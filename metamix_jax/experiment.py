@@ -54,8 +54,8 @@ def run(context: TrainingContext, workdir: pathlib.Path, stop_request: StopReque
     The summary, as in DIR/report/summary.json (docs/metrics.md).
 
   Raises:
-    UserError: before any compilation, the folder is a URL, is in use by another process, or belongs to another config or
-      other data; later, an image cannot be decoded, a loss is not finite, or a file cannot be written.
+    UserError: before any compilation, the folder is a URL, is in use by another process, or belongs to another config
+      or other data; later, an image cannot be decoded, a loss is not finite, or a file cannot be written.
     Interrupted: the run was asked to stop, and everything is saved.
   """
   workdir = local_folder(workdir)
@@ -80,7 +80,8 @@ def _run(context, workdir, stop_request):
   teacher = create_teacher(context, meta)
 
   meta, results = run_phases.run(
-      "bit_selection", phases.start_step_sizes(context, meta), functools.partial(_select_bits, context, teacher, saving))
+      "bit_selection", phases.start_step_sizes(context, meta),
+      functools.partial(_select_bits, context, teacher, saving))
   selection = parse_results(
       run_phases.results_file("bit_selection"), BitSelection.from_json, results, layers, config.arch.target_tolerance)
   for target in selection.targets:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import logging
 import pathlib
 import sys
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -41,8 +42,9 @@ def main(argv):
   if _DISTRIBUTED.value or any(value is not None for value in addresses):  # Before anything asks for a device.
     multihost.connect(*addresses)
   _log_lines()
-  workdir = local_folder(_WORKDIR.value)
-  if not jax.config.jax_compilation_cache_dir:  # Where nobody set JAX_COMPILATION_CACHE_DIR.
+  workdir = local_folder(str(_WORKDIR.value))
+  jax_config: Any = jax.config  # Its fields are made at run time.
+  if not jax_config.jax_compilation_cache_dir:  # Where nobody set JAX_COMPILATION_CACHE_DIR.
     # A run that is continued, or a second run of the folder, then compiles nothing again.
     jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
   stop_request = StopRequest()

@@ -89,8 +89,8 @@ def topology_devices(name):
     return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
   except Exception as error:  # JAX raises several types, for a missing wheel and for a wrong shape.
     raise UserError(
-        f"--topology {name!r} cannot be described ({str(error).splitlines()[0]}); it needs the libtpu wheel and a shape "
-        "that there is, such as v5e:4x4.") from error
+        f"--topology {name!r} cannot be described ({str(error).splitlines()[0]}); it needs the libtpu wheel and a "
+        "shape that exists, such as v5e:4x4.") from error
 
 
 def programs(config, network, teacher_network, devices, batch_size):
@@ -120,7 +120,8 @@ def row(program, arguments, memory):
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     needed = re.search(r"Used (\S+) of (\S+) hbm", str(error))
-    return f"does not fit: {needed[1]} of {needed[2]} needed | | | | | | | |" if needed else "does not fit | | | | | | | |"
+    amount = f": {needed[1]} of {needed[2]} needed" if needed else ""
+    return f"does not fit{amount} | | | | | | | |"
   seconds = time.monotonic() - start
   sizes = compiled.memory_analysis()
   parts = (sizes.argument_size_in_bytes, sizes.output_size_in_bytes, sizes.temp_size_in_bytes)
@@ -129,7 +130,8 @@ def row(program, arguments, memory):
   turns = loop_turns(text)
   count, total = all_reduces(text, turns)
   cells = [f"{part / 1e6:.0f}" for part in parts] + [
-      f"{share:.1%}", f"{compiled.cost_analysis()['flops'] / 1e9:.0f}", f"{count}", f"{total / 1e6:.1f}", f"{seconds:.0f}"]
+      f"{share:.1%}", f"{compiled.cost_analysis()['flops'] / 1e9:.0f}", f"{count}", f"{total / 1e6:.1f}",
+      f"{seconds:.0f}"]
   return " | ".join(cells) + " |"
 
 

@@ -99,8 +99,8 @@ def open_source(config: ml_collections.ConfigDict, process_index: int, process_c
   """Opens the data set that a validated config names, prepares it where that is needed, and logs what it holds.
 
   Raises:
-    UserError: the data set or one of its splits does not exist, its classes do not fit together, or its images cannot be
-      used.
+    UserError: the data set or one of its splits does not exist, its classes do not fit together, or its images
+      cannot be used.
   """
   section = config.data
   splits = section.train_split, section.evaluation_split
@@ -111,5 +111,5 @@ def open_source(config: ml_collections.ConfigDict, process_index: int, process_c
     check_records(builder, split, ReadOptions(1, section.image_size, 0, 1, section.num_threads, skipped))
   logger.info("data: %s", describe_in_words(builder, splits))
   return DataSource(
-      builder, info, section, config.seed, config.batch_size, config.evaluation_batch_size, process_index, process_count,
-      skipped)
+      builder, info, section, config.seed, config.batch_size, config.evaluation_batch_size, process_index,
+      process_count, skipped)

@@ -80,7 +80,8 @@ class PhaseCheckpoints:
       return None
     try:
       with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(self.folder / phase, jax.device_get(like)), json.loads(self.results_file(phase).read_text())
+        tree = checkpointer.restore(self.folder / phase, jax.device_get(like))
+      return tree, json.loads(self.results_file(phase).read_text())
     except Exception as error:  # Orbax and TensorStore raise several types for missing and damaged files.
       # Set aside, not deleted: files that cannot be read now may be intact on a disk that is away for a moment.
       for path in (self.results_file(phase), self.folder / phase):

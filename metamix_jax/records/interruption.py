@@ -1,6 +1,5 @@
 """Stop requests to a run, and its answer.
 
-
 SIGTERM, SIGINT (Ctrl-C) and SIGHUP (a terminal that closes) ask for it; the second of them ends the process at once.
 So does the end of a parent, such as a sweep, that handed the process a pipe to listen to.
 """
@@ -34,7 +33,8 @@ class StopRequest:
   """Tells whether the run has been asked to stop."""
 
   def __init__(self):
-    self._signalled, self._pipe = False, None
+    self._signalled = False
+    self._pipe: int | None = None
 
   @property
   def requested(self) -> bool:

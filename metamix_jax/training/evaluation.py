@@ -19,7 +19,8 @@ def evaluate(context: TrainingContext, meta: MetaState, precision: Any) -> float
   """Returns top-1 in percent on the whole evaluation split; a mask leaves the padding out."""
   meta = meta.without_optimizer()
   results = (
-      context.programs.evaluation_step(meta, precision, batch) for batch in context.place(context.data.evaluation_batches()))
+      context.programs.evaluation_step(meta, precision, batch)
+      for batch in context.place(context.data.evaluation_batches()))
   totals = list(show_bar(fetch(results), "evaluation", context.data.num_evaluation_batches))
   correct, images = (sum(float(total[name]) for total in totals) for name in ("correct", "images"))
   return 100 * correct / images

@@ -219,8 +219,9 @@ def create_arch_states(
       for layer, key in zip(searched, keys, strict=True)
   }
   states = [ArchState(
-      step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), alpha=alpha, optimizer_state=optimizer.init(alpha),
-      target_gbops=jnp.float32(target), penalty_weight=jnp.float32(relative_penalty_weight / target),
+      step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), alpha=alpha,
+      optimizer_state=optimizer.init(alpha), target_gbops=jnp.float32(target),
+      penalty_weight=jnp.float32(relative_penalty_weight / target),
       optimizer=optimizer,
   ) for target in targets_gbops]
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)

@@ -78,14 +78,16 @@ def main(argv):
       "candidate_bits": list(config.quantization.candidate_bits), "compute_dtype": config.compute_dtype,
       "teacher": config.teacher.name, "device": jax.devices()[0].device_kind, "num_devices": jax.device_count(),
       "cores": available_cores(), "matrix_multiply_gflops": peak, "jax": jax.__version__}
-  print(", ".join(f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()))
+  print(", ".join(
+      f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()))
   print("\n| step | ms | images/s | in F | to its floor | in PyTorch F | compile [s] | temporaries [MB] | GFLOP | "
         "of the matrix-multiply rate |")
   print("|---|---|---|---|---|---|---|---|---|---|")
   for line in table:
     print("| " + " | ".join(cell(value) for value in line.values()) + " |")
   if JSON.value:
-    pathlib.Path(JSON.value).write_text(json.dumps({"facts": facts, "steps": table, "seconds": seconds}, indent=2) + "\n")
+    content = {"facts": facts, "steps": table, "seconds": seconds}
+    pathlib.Path(JSON.value).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def with_plain_quantizers(network):

@@ -60,7 +60,9 @@ def write_run(folder, config, num_classes, channels, phases=ALL_PHASES, begun=No
       "layers": [dataclasses.asdict(layer) | {"searched": layer.searched} for layer in layers]})
 
   alpha = [{layer.name: rng.normal(0, 1, len(layer.candidate_bits)) for layer in searched} for _ in targets]
-  selected = [selection.select_within_target(layers, values, target, 0.03) for values, target in zip(alpha, targets, strict=True)]
+  selected = [
+      selection.select_within_target(layers, values, target, 0.03)
+      for values, target in zip(alpha, targets, strict=True)]
   argmax = [selection.most_probable_bits(layers, values) for values in alpha]
 
   def search_scalars(progress):
@@ -73,7 +75,8 @@ def write_run(folder, config, num_classes, channels, phases=ALL_PHASES, begun=No
         pi = weights / weights.sum()
         entropies.append(-np.sum(pi * np.log(pi)))
         scalars |= {
-            f"{prefix}/probability/{layer.name}/{bits}": float(p) for bits, p in zip(layer.candidate_bits, pi, strict=True)}
+            f"{prefix}/probability/{layer.name}/{bits}": float(p)
+            for bits, p in zip(layer.candidate_bits, pi, strict=True)}
       _, highest = attainable_range(layers)
       scalars |= {
           f"{prefix}/loss": 1.5 + 0.5 * math.exp(-3 * progress) + 0.02 * rng.normal(),

@@ -22,7 +22,8 @@ def train(handle, *, epoch=0, seed=0, first_batch=0, image_size=32, batch_size=B
 
 
 def evaluate(handle, *, split="validation", image_size=32, short_side=36, batch_size=BATCH, **kwargs):
-  return data.evaluation_batches(handle, split, data.ReadOptions(batch_size, image_size, **kwargs), short_side=short_side)
+  options = data.ReadOptions(batch_size, image_size, **kwargs)
+  return data.evaluation_batches(handle, split, options, short_side=short_side)
 
 
 def run_from(handle, epoch, first_batch, **kwargs):

@@ -107,6 +107,7 @@ def test_each_input_range_is_what_the_layer_reads(network):
 
 def test_shapes_of_state_dicts_and_ours_hold_as_many_numbers():
   for network, shapes in SHAPES.items():
-    ours = sum(np.prod(leaf.shape, dtype=int) for leaf in traverse_util.flatten_dict(network_and_shapes(network)[1]).values())
+    leaves = traverse_util.flatten_dict(network_and_shapes(network)[1]).values()
+    ours = sum(np.prod(leaf.shape, dtype=int) for leaf in leaves)
     theirs = sum(np.prod(shape, dtype=int) for name, shape in shapes.items() if "num_batches" not in name)
     assert ours == theirs, network

@@ -39,7 +39,7 @@ def test_value_and_gradients_equal_autodiff():
 
 
 def test_moments_of_channels_far_from_zero_and_of_constant_ones():
-  """Mean 100 deviations from 0: the variance keeps 7 - log10(100^2) digits; of a constant channel it is never negative."""
+  """Mean 100 deviations from 0: the variance keeps 7 - log10(100^2) digits, and is never negative."""
   rng = np.random.default_rng(1)
   x = np.stack([1000 + 10 * rng.normal(size=(64, 8, 8)), np.full((64, 8, 8), 1.1)], -1).astype(np.float32)
   y, mean, variance = normalize_batch(x, jnp.ones(2), jnp.zeros(2), EPSILON, None)

@@ -43,7 +43,8 @@ def table_of(*results):
   targets = [result.target_gbops for result in results]
   phases = {
       "pretraining": {"full_precision_top1": 90.0}, "bit_selection": BitSelection(results).to_json(),
-      "meta_evaluation": MetaEvaluation(UNIFORM, {result.target_gbops: result.meta_state_top1 for result in results}).to_json()}
+      "meta_evaluation": MetaEvaluation(
+          UNIFORM, {result.target_gbops: result.meta_state_top1 for result in results}).to_json()}
   for result in results:
     for stage, name in (("stage_a", "stage_a_top1"), ("stage_b", "final_top1")):
       if getattr(result, name) is not None:

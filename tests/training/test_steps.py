@@ -116,8 +116,8 @@ def test_same_update_on_one_and_four_devices(programs, states, batch, step):
 def test_jit_of_shard_map_gives_the_numbers_of_pmap(programs, states, batch, step):
   """The steps are ready for the day on which pmap goes: only parallel.py would change.
 
-  With check_vma=True, shard_map's default, the gradient of a replicated argument is summed over the axis already, and the
-  pmean in the steps would be wrong.
+  With check_vma=True, shard_map's default, the gradient of a replicated argument is summed over the axis already, and
+  the pmean in the steps would be wrong.
   """
   meta, arch = states
   precision = uniform_precision(meta.network.layers, np.int32(1))
