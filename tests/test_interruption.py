@@ -98,7 +98,7 @@ def test_stopped_runs_end_in_the_same_network(data_dir, tmp_path):
   # Each second step and the last of the phases, and the evaluations after the only epoch of three of them.
   assert [line["step"] for line in lines] == [2, 4, 5, 5] + [2, 4, 6, 8, 10] + 2 * [2, 4, 5, 5]
   # Every name is in the table of docs/metrics.md, and every name there is in some line.
-  table = (ROOT / "docs" / "metrics.md").read_text().partition("## Names")[2].partition("## Act")[0]
+  table = (ROOT / "docs" / "metrics.md").read_text().partition("## Names")[2].partition("\n## ")[0]
   documented = re.findall(r"^\| `([\w/]+)` \|", table, re.M)
   patterns = {name: re.compile(re.sub("TARGET|LAYER|BITS", ".+", name)) for name in documented}
   written = {name for text in (workdir / "metrics.jsonl").read_text().splitlines() for name in json.loads(text)}

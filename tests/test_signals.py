@@ -49,10 +49,10 @@ sys.exit(sweep.run_in_process(run, request))
 """
 
 
-def start_python(*arguments, **options):
+def start_python(*arguments, under=(), **options):
   process = subprocess.Popen(
-      [sys.executable, "-c", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-      **options)
+      [*under, sys.executable, "-c", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT, text=True, cwd=ROOT, **options)
   assert process.stdout.readline() == "listening\n"
   return process
 
@@ -99,7 +99,7 @@ def test_signals_of_one_event_are_one():
 
 
 def test_nohup_keeps_its_meaning():
-  process = start_python(LISTENER, "0", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+  process = start_python(LISTENER, "0", under=("nohup",))
   process.send_signal(signal.SIGHUP)
   time.sleep(0.5)
   assert process.poll() is None

@@ -20,7 +20,6 @@ logger = logging.getLogger("metamix_jax")
 CHANGEABLE = (
     "arch.train_targets",  # Which phases are run, not what a phase does.
     "checkpoints.every_steps", "checkpoints.max_to_keep",
-    "data.corrupt_records",  # A run that got this far with "stop" has met none.
     "data.data_dir",  # Where the data are; check_data looks at what they are.
     "data.num_threads",  # Records keep their order, and their random numbers go with their places in it.
     "log_every_seconds",
@@ -52,7 +51,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
 
   The file stays as the first start wrote it. Fields of CHANGEABLE may differ, and a line in the log says which do. All
   others may not. evaluate_every_epochs decides which step is the best one, which the summary has;
-  evaluation_batch_size changes the rounding of logits.
+  evaluation_batch_size changes the rounding of logits; data.corrupt_records changes the order of small splits.
 
   Raises:
     UserError: the folder holds a run of another config (the sentence names the first field that differs), or the file

@@ -17,8 +17,7 @@ from metamix_jax.reporting.style import (
   BLUE,
   GREEN,
   GREY,
-  ORANGE,
-  PURPLE,
+  KIND_STYLES,
   VERMILION,
   figure_height,
   label_layers,
@@ -26,12 +25,6 @@ from metamix_jax.reporting.style import (
   series_style,
 )
 
-KIND_STYLES = {
-    "conv": {"facecolor": BLUE, "hatch": ""},
-    "depthwise": {"facecolor": ORANGE, "hatch": "////"},
-    "dense": {"facecolor": GREEN, "hatch": "...."},
-    "other": {"facecolor": PURPLE, "hatch": "xxxx"},
-}
 CAPTIONS = {
     "accuracy_against_cost": (
         "Straight from the meta-state, batch-norm statistics are re-estimated on a few training batches for each "

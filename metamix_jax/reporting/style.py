@@ -14,6 +14,13 @@ BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE, BLACK = COLOURS = (
 GREY = "#767676"
 MARKERS = "os^Dv<>P"  # One more than the colours: pairs repeat only after 56.
 LINE_STYLES = ("-", "--", "-.", ":")
+# Bars of each kind of layer.
+KIND_STYLES = {
+    "conv": {"facecolor": BLUE, "hatch": ""},
+    "depthwise": {"facecolor": ORANGE, "hatch": "////"},
+    "dense": {"facecolor": GREEN, "hatch": "...."},
+    "other": {"facecolor": PURPLE, "hatch": "xxxx"},
+}
 _STYLE = {
     "font.size": 9, "axes.titlesize": 10, "figure.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False,
     "axes.axisbelow": True, "grid.alpha": 0.3, "hatch.linewidth": 0.6, "legend.frameon": False}

@@ -16,6 +16,6 @@ def test_macs_and_uniform_costs_of_mobilenet_v2():
   assert [layer.macs for layer in layers] == list(golden["layers"].values())
   assert sum(layer.macs for layer in layers) == 300774272
   assert sum(layer.searched for layer in layers) == 51
-  for index, width in enumerate(widths):
+  for width in widths:
     expected = golden["gbops_first_last_8bit_rest_w4"][f"a{width}"]
-    assert abs(gbops(layers, uniform_bits(layers, index)) - expected) < 1e-9
+    assert abs(gbops(layers, uniform_bits(layers, width)) - expected) < 1e-9

@@ -20,7 +20,7 @@ from tests.helpers.interrupted_runs import StopAfter, parameters
 # Every field that may change, with another value than tiny_config has.
 OTHER_VALUES = {
     "arch.train_targets": (0.0008,), "checkpoints.every_steps": 1, "checkpoints.max_to_keep": 1,
-    "data.corrupt_records": "skip", "data.data_dir": "moved", "data.num_threads": 1,
+    "data.data_dir": "moved", "data.num_threads": 1,
     "log_every_seconds": 0.01, "metrics.alarm_records": 1, "metrics.every_steps": 3, "metrics.tensorboard": False}
 
 
