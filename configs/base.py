@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.seed = 0  # Of the weights, alphas, orders of the images and augmentation.
   config.batch_size = 256  # Images in a training step, over all devices [C].
-  config.evaluation_batch_size = 256  # Images, over all devices [A]; no influence on the results.
+  config.evaluation_batch_size = 256  # Images, over all devices [A]; changes the rounding of logits.
   config.reestimation_batches = 50  # Training batches from which batch-norm statistics are re-estimated [A].
   config.evaluate_every_epochs = 1  # While weights are trained; the best step is kept beside the newest. 0: never [A].
   config.log_every_seconds = 30.0  # Between two lines of progress [A].

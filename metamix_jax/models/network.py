@@ -19,7 +19,7 @@ class Network:
 
   Attributes:
     module: the Flax module, called as module(images, train=...).
-    layers: its quantised layers in order (bops.trace_layers).
+    layers: its quantised layers in order (nn.tracing.trace_layers).
     mean: of each image channel on the scale 0..1.
     std: of each image channel on the scale 0..1.
     step_size_floor: lowest value of any step size (M4: never <= 0).
