@@ -22,7 +22,6 @@ os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # The compiler alone may be in use several times.
 
-# pylint: disable=wrong-import-position
 from absl import app, flags
 from absl import logging as absl_logging
 import jax

@@ -157,10 +157,10 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
   """
   try:
     if path.suffix == ".safetensors":
-      from safetensors.numpy import load_file  # pylint: disable=g-import-not-at-top  An optional dependency.
+      from safetensors.numpy import load_file  # An optional dependency.
       return load_file(path)
     if path.suffix in (".pth", ".pt"):
-      import torch  # pylint: disable=g-import-not-at-top  An optional dependency.
+      import torch  # An optional dependency.
       tensors = torch.load(path, map_location="cpu", weights_only=True)
       return {name: tensor.numpy() for name, tensor in tensors.items()}
   except ImportError as error:

@@ -161,7 +161,7 @@ def _config(text):
   config = _object(text)
   for name in ("arch.target_gbops", "arch.target_tolerance", "network.name", "data.name", "seed",
                *(f"{phase}.epochs" for phase in TRAINING_PHASES)):
-    config[name]  # pylint: disable=pointless-statement  KeyError: not a config of a run.
+    config[name]  # KeyError: not a config of a run.
   for target in _as_list(config["arch.target_gbops"]):
     float(target)
   return config

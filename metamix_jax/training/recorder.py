@@ -32,7 +32,7 @@ def open_metrics(workdir: pathlib.Path, section: ml_collections.ConfigDict) -> M
     return None
   if not section.tensorboard:
     return MetricsFile(workdir)
-  from metamix_jax import data  # pylint: disable=g-import-not-at-top  Loads TensorFlow: seconds.
+  from metamix_jax import data  # Loads TensorFlow: seconds.
   return MetricsFile(workdir, data.EventFile(workdir / "tensorboard"))
 
 

@@ -6,7 +6,7 @@ from metamix_jax.errors import UserError
 
 def full_precision_step(config):
   """Returns a function that runs one SGD step, channels_last, on random images; raises ImportError without PyTorch."""
-  # pylint: disable=g-import-not-at-top  Not dependencies of the package.
+  # Not dependencies of the package.
   import torch
   # torchvision looks up these operators, which its own compiled part declares where that fits the installed torch.
   library = torch.library.Library("torchvision", "FRAGMENT")

@@ -88,7 +88,7 @@ def test_pth_without_torch_says_what_to_install(tmp_path, monkeypatch):
 
 @pytest.mark.torch
 def test_pth_equals_safetensors(state_dict, tmp_path):
-  import torch  # pylint: disable=g-import-not-at-top  Not a dependency of the tests.
+  import torch  # Not a dependency of the tests.
   torch.save({name: torch.from_numpy(np.array(values)) for name, values in state_dict.items()}, tmp_path / "w.pth")
   jax.tree.map(
       np.testing.assert_array_equal, pretrained.convert_file(tmp_path / "w.pth", NETWORK),
