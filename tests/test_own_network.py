@@ -38,6 +38,7 @@ def test_the_readme_shows_the_network_of_the_tests():
   assert (ROOT / "tests" / "helpers" / "own_network.py").read_text().endswith(f'"""\n\n{NETWORK}')
 
 
+@pytest.mark.slow
 def test_the_readmes_command_goes_through_all_phases(folder, data_dir):
   """The command as it stands there, with shorter phases."""
   command, = re.findall(r"`python (-m metamix_jax\.main --config=my_config\.py --workdir=runs/own)`", README)

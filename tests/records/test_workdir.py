@@ -35,6 +35,7 @@ def test_every_field_that_may_change_has_another_value_here():
   assert set(OTHER_VALUES) == set(CHANGEABLE) and set(CHANGEABLE) < set(config_rules.RULES)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_settings_to_the_same_network(data_dir, tmp_path, lines):
   """Stopped in the search, and with its data in another folder then."""
   config = tiny_config(data_dir)
