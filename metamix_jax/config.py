@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from metamix_jax.config_file import flatten
 from metamix_jax.errors import UserError
 from metamix_jax.records import names
 
@@ -169,18 +170,6 @@ FREE_SECTIONS = ("network.options", "teacher.options")
 STUDENT, LABELS = "student", "labels"
 # A value of config.teacher.weights: an untrained teacher, to try a config out.
 RANDOM_WEIGHTS = "random"
-
-
-def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Returns {"section.field": value}; a free section (network.options) stays one dict of plain values."""
-  fields = {}
-  for section, values in config.items():
-    if not isinstance(values, ml_collections.ConfigDict):
-      fields[section] = values
-      continue
-    for name, value in values.items():
-      fields[f"{section}.{name}"] = value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
-  return fields
 
 
 def validate(config: ml_collections.ConfigDict) -> None:

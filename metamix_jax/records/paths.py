@@ -6,7 +6,7 @@ import re
 
 import ml_collections
 
-from metamix_jax import config as config_rules
+from metamix_jax.config_file import flatten
 from metamix_jax.errors import UserError
 
 # The fields of a config that are paths of files or folders.
@@ -33,7 +33,7 @@ def local_folder(path: str | os.PathLike) -> pathlib.Path:
 
 def expand_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Returns a validated config with ~ expanded in every path, or itself where none begins with ~."""
-  fields = config_rules.flatten(config)
+  fields = flatten(config)
   expanded = {name: os.path.expanduser(fields[name]) for name in PATH_FIELDS if (fields[name] or "").startswith("~")}
   if not expanded:
     return config

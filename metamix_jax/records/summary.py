@@ -7,7 +7,7 @@ import platform
 
 import ml_collections
 
-from metamix_jax import config as config_rules
+from metamix_jax.config_file import flatten
 from metamix_jax.method.bops import LayerCost
 from metamix_jax.records.results import FULL_PRECISION_TOP1, BitSelection, UniformResult
 
@@ -39,7 +39,7 @@ def summarize(
       "skipped_records": skipped_records,
       "seconds": dict(seconds),
       "seed": config.seed,
-      "config": config_rules.flatten(config),
+      "config": flatten(config),
       "versions": {"python": platform.python_version()} | {
           package: importlib.metadata.version(package) for package in PACKAGES},
   }

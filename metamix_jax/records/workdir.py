@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from metamix_jax import config as config_rules
+from metamix_jax.config_file import flatten
 from metamix_jax.errors import UserError
 from metamix_jax.records import folder_lock, multihost
 from metamix_jax.records.files import write_json
@@ -58,7 +58,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
       is damaged.
   """
   path = workdir / "config.json"
-  fields = json.loads(json.dumps(config_rules.flatten(config)))
+  fields = json.loads(json.dumps(flatten(config)))
   if multihost.is_lead_process() and not path.exists():
     write_json(path, fields)
   multihost.wait_for_all("config.json")
