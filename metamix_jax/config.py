@@ -153,6 +153,7 @@ RULES = {
     "teacher.weights": OPTIONAL_PATH,
     "teacher.dtype": FLOAT_TYPE,
     "pretraining.weights": OPTIONAL_PATH,
+    "pretraining.new_classifier": BOOLEAN,
     "pretraining.epochs": EPOCHS_OR_NONE,
     "pretraining.learning_rate": POSITIVE,
     "bit_selection.epochs": EPOCHS,
@@ -237,6 +238,13 @@ def _weights_are_given_or_trained(config):
             "least 1 epoch.")
 
 
+def _new_classifier_is_trained(config):
+  section = config.pretraining
+  if section.new_classifier and (section.weights is None or section.epochs == 0):
+    return (f"config.pretraining.new_classifier is True, with weights {section.weights!r} and epochs {section.epochs}; "
+            "it needs a file of weights to start from, and at least 1 epoch to train the new classifier.")
+
+
 def _evaluation_crop_fits(config):
   short_side, image_size = config.data.evaluation_short_side, config.data.image_size
   if short_side is not None and short_side < image_size:
@@ -260,7 +268,7 @@ def _teacher_has_weights(config):
 # Checks of fields that depend on each other: each returns a sentence, or None.
 CROSS_FIELD_CHECKS: tuple[Callable[[ml_collections.ConfigDict], str | None], ...] = (
     _bits_are_searched, _trained_targets_are_targets, _given_bits_have_one_target, _weights_are_given_or_trained,
-    _evaluation_crop_fits, _shift_stays_inside, _teacher_has_weights)
+    _new_classifier_is_trained, _evaluation_crop_fits, _shift_stays_inside, _teacher_has_weights)
 
 
 def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: int | None = None) -> None:

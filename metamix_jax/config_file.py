@@ -27,6 +27,8 @@ def load_config(path: str | os.PathLike, argument: str | None = None) -> ml_coll
     UserError: the file cannot be read, or has no get_config() that takes the argument and returns a ConfigDict. An
       exception of the file itself passes unchanged.
   """
+  if not os.fspath(path):
+    raise UserError("the path of the config file is empty; it must be a Python file with get_config().")
   try:
     pathlib.Path(path).read_bytes()
   except (OSError, ValueError) as error:  # ValueError: a null byte in the path.

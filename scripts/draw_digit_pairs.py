@@ -12,6 +12,7 @@ import numpy as np
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.data import digit_pairs, digits
 from metamix_jax.errors import UserError
+from metamix_jax.records.files import write_atomically
 from metamix_jax.reporting import style
 
 ROWS, COLUMNS = 4, 10
@@ -32,7 +33,7 @@ def main(argv):
     axes.imshow(image[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set_title(f"{label:02}", pad=2)
     axes.set_axis_off()
-  figure.savefig(pathlib.Path(argv[1]), dpi=110)
+  write_atomically(pathlib.Path(argv[1]), lambda partial: figure.savefig(partial, dpi=110, format="png"))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ def main(argv):
   if len(argv) != 4:
     raise UserError(f"the arguments are MODEL IN OUT, MODEL one of {', '.join(pretrained.TORCHVISION_NAMES)}.")
   network, source, target = argv[1:]
+  pretrained.check_new_folder(target)
   tree = pretrained.convert_file(pathlib.Path(source), network)
   pretrained.save(target, tree)
   leaves = jax.tree.leaves(tree)

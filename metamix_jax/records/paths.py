@@ -16,14 +16,14 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def local_folder(path: str | os.PathLike) -> pathlib.Path:
-  """Returns the folder that --workdir names, with ~ expanded.
+  """Returns the folder of a run that a user names, with ~ expanded.
 
   Raises:
     UserError: it is empty, or a URL such as gs://bucket/run.
   """
   text = os.fspath(path)
   if not text:
-    raise UserError("--workdir is empty; it must be a folder.")
+    raise UserError("the name of the workdir is empty; it must be a folder.")
   if _URL.match(text):
     raise UserError(
         f"workdir {text} is a URL; a run writes to a folder of a file system, so mount the bucket or choose a local"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import importlib.metadata
 import platform
+import sys
 
 import ml_collections
 
@@ -40,9 +41,17 @@ def summarize(
       "seconds": dict(seconds),
       "seed": config.seed,
       "config": flatten(config),
-      "versions": {"python": platform.python_version()} | {
-          package: importlib.metadata.version(package) for package in PACKAGES},
+      "versions": {"python": platform.python_version()} | {package: version_of(package) for package in PACKAGES},
   }
+
+
+def version_of(package: str) -> str:
+  """Returns the version of a package; "unknown" where neither pip nor the imported module says it."""
+  try:
+    found = importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:  # Imported from a source tree, or installed without pip.
+    found = getattr(sys.modules.get(package.replace("-", "_")), "__version__", None)
+  return str(found or "unknown")
 
 
 def describe_network(config: ml_collections.ConfigDict, layers: Sequence[LayerCost]) -> dict:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from metamix_jax.errors import UserError
+from metamix_jax.records import multihost
 from metamix_jax.records.checkpoints import StepCheckpoints
 from metamix_jax.records.clock import Clock
 from metamix_jax.records.interruption import Interrupted, StopRequest
@@ -135,7 +136,7 @@ def train(
         logger.info("%s: top-1 %.2f after epoch %d", phase.name, top1, epoch + 1)
       if checkpoints is None:
         continue
-      stop = _asked_to_stop(saving, checkpoints, step)
+      stop = multihost.asked_to_stop() if jax.distributed.is_initialized() else saving.stop_request.requested
       if step % context.config.checkpoints.every_steps == 0 or stop or top1 is not None:
         _check_finite(context, phase, state)
         if recorder is not None and top1 is not None:
@@ -179,12 +180,6 @@ def _evaluation_is_due(context, step):
   epochs, rest = divmod(step, context.data.steps_per_epoch)
   every = context.config.evaluate_every_epochs
   return rest == 0 and every > 0 and epochs % every == 0
-
-
-def _asked_to_stop(saving, checkpoints, step):
-  if jax.distributed.is_initialized():  # All processes are then told of the same step.
-    return checkpoints.reached_preemption(step)
-  return saving.stop_request.requested
 
 
 def _check_finite(context, phase, state):
