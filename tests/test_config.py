@@ -101,6 +101,12 @@ def changed(values):
     ({"pretraining.epochs": 0},
      "config.pretraining.epochs is 0 and config.pretraining.weights is None; give a file of weights, or at least 1 "
      "epoch."),
+    ({"pretraining.new_classifier": True},
+     "config.pretraining.new_classifier is True, with weights None and epochs 25; it needs a file of weights to start "
+     "from, and at least 1 epoch to train the new classifier."),
+    ({"pretraining.new_classifier": True, "pretraining.weights": "w.pth", "pretraining.epochs": 0},
+     "config.pretraining.new_classifier is True, with weights 'w.pth' and epochs 0; it needs a file of weights to "
+     "start from, and at least 1 epoch to train the new classifier."),
     ({"data.evaluation_short_side": 15},
      "config.data.evaluation_short_side is 15; it must be at least config.data.image_size, 16, or None."),
     ({"data.max_shift": 16}, "config.data.max_shift is 16; it must be below config.data.image_size, 16."),
