@@ -85,7 +85,7 @@ POSITIVE = Rule(lambda v: _is_number(v, FLOAT_TINY), "a number above 0 that floa
 NOT_NEGATIVE = Rule(lambda v: _is_number(v, 0), "a number, 0 or more, that float32 holds")
 FRACTION = Rule(lambda v: _is_number(v, 0, BELOW_ONE), "a number from 0 up to, not including, 1")
 NAME = Rule(_is_name, "a name")
-OPTIONAL_PATH = _optional(Rule(_is_name, "a path"))
+OPTIONAL_PATH = _optional(Rule(lambda v: _is_name(v) and "\0" not in v, "a path"))
 BIT_WIDTHS = Rule(_is_bit_widths, "at least two different integers from 2 to 8 in ascending order")
 TARGETS = Rule(
     _is_targets, "a number above 0, or a tuple of such numbers in ascending order that differ in their first six "

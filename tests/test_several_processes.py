@@ -1,6 +1,7 @@
 """The same global batch gives the same parameters on any number of devices and processes."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.files import ROOT
+from tests.helpers.interrupted_runs import start
 
 
 def parameters_after_steps(folder, num_processes, devices_each):
@@ -45,3 +47,20 @@ def test_devices_and_processes_do_not_matter(num_processes, devices_each, on_one
   for name, values in one.items():
     # atol: float32 sums in another order, for numbers that are nearly nothing.
     np.testing.assert_allclose(other[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_ends_all_processes(tmp_path, data_dir):
+  """Both look at the same steps, whatever their clocks say: status 2 and one sentence, not an all-reduce for ever."""
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  processes = [
+      start(tmp_path / "run", data_dir, 1, "--config.pretraining.learning_rate=1e30",
+            f"--config.log_every_seconds={0.01 + 1000 * process}", f"--coordinator_address=127.0.0.1:{port}",
+            "--num_processes=2", f"--process_id={process}") for process in range(2)]
+  for process in processes:
+    text, _ = process.communicate(timeout=400)
+    assert process.returncode == 2, text
+    assert re.search(r"^metamix_jax: pretraining, step \d+: the training loss or its gradient is not finite, first in the "
+                     r"[^\n]*; lower config.pretraining.learning_rate or look at the data.$", text, re.M), text

@@ -96,8 +96,9 @@ def ending_together() -> Iterator[None]:
   try:
     yield
   except Exception as error:
+    words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}, see its traceback"
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # Another process was first.
-      store.key_value_set(_FAILURE_KEY, f"process {jax.process_index()}: {str(error) or type(error).__name__}")
+      store.key_value_set(_FAILURE_KEY, f"process {jax.process_index()}: {words}")
     raise
   finally:
     done.set()

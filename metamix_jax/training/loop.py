@@ -190,9 +190,10 @@ def _check_finite(context, phase, state):
       continue
     bad_step = int(bad_steps[bad_steps > 0].min())
     _, _, batch = next(_batches(context, phase, bad_step - 1, bad_step))
+    meta = jax.device_get(state["meta"])  # Each process looks at its part of the batch, by itself.
     raise UserError(
         f"{phase.name}, step {bad_step}: the {_name_loss(name, part)} loss or its gradient"
-        f" is not finite, first {diagnosis.first_not_finite(state['meta'], batch)}; nothing after step"
+        f" is not finite, first {diagnosis.first_not_finite(meta, batch)}; nothing after step"
         f" {bad_step - 1} was kept; lower config.{phase.section}.learning_rate or look at the data.")
 
 
