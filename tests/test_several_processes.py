@@ -62,5 +62,5 @@ def test_a_loss_that_is_not_finite_ends_all_processes(tmp_path, data_dir):
   for process in processes:
     text, _ = process.communicate(timeout=400)
     assert process.returncode == 2, text
-    assert re.search(r"^metamix_jax: pretraining, step \d+: the training loss or its gradient is not finite, first in the "
-                     r"[^\n]*; lower config.pretraining.learning_rate or look at the data.$", text, re.M), text
+    assert re.search(r"^metamix_jax: pretraining, step \d+: the training loss or its gradient is not finite, first in "
+                     r"the [^\n]*; lower config.pretraining.learning_rate or look at the data.$", text, re.M), text

@@ -73,7 +73,8 @@ def test_a_checkpoint_that_one_process_cannot_read(tmp_path):
 
 
 @pytest.mark.parametrize("case, failing, status, sentence", [
-    ("own_data", 1, 2, "process 1: record b.jpg cannot be decoded"), ("defect", 0, 1, "process 0: KeyError, see its traceback")])
+    ("own_data", 1, 2, "process 1: record b.jpg cannot be decoded"),
+    ("defect", 0, 1, "process 0: KeyError, see its traceback")])
 def test_the_others_end_when_one_process_does(case, failing, status, sentence, tmp_path):
   results = run_case(case, tmp_path)
   assert results[failing][0] == status and results[1 - failing][0] == 2, results
