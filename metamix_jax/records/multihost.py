@@ -91,7 +91,8 @@ def ending_together() -> Iterator[None]:
   if not jax.distributed.is_initialized():
     yield
     return
-  store, done = distributed.global_state.client, threading.Event()
+  store: Any = distributed.global_state.client
+  done = threading.Event()
   threading.Thread(target=_end_at_failure, args=(store, done), name="failures", daemon=True).start()
   try:
     yield

@@ -92,8 +92,9 @@ def with_keys(values: Any, *keys: str) -> dict[str, Any]:
 
 def words_of(error: Exception) -> str:
   """Returns a few words from an error: the words of the system if it passes them on, or its first line."""
-  if isinstance(error.__cause__ or error, OSError):
-    return (error.__cause__ or error).strerror or str(error)
+  cause = error.__cause__ or error
+  if isinstance(cause, OSError) and cause.strerror:
+    return cause.strerror
   code = re.search(r"os_error_code='(\d+)'", str(error))
   if code:
     return os.strerror(int(code[1]))

@@ -136,7 +136,7 @@ def train(
         logger.info("%s: top-1 %.2f after epoch %d", phase.name, top1, epoch + 1)
       if checkpoints is None:
         continue
-      stop = multihost.asked_to_stop() if jax.distributed.is_initialized() else saving.stop_request.requested
+      stop = _asked_to_stop(saving)
       if step % context.config.checkpoints.every_steps == 0 or stop or top1 is not None:
         _check_finite(context, phase, state)
         if recorder is not None and top1 is not None:
@@ -180,6 +180,10 @@ def _evaluation_is_due(context, step):
   epochs, rest = divmod(step, context.data.steps_per_epoch)
   every = context.config.evaluate_every_epochs
   return rest == 0 and every > 0 and epochs % every == 0
+
+
+def _asked_to_stop(saving):
+  return multihost.asked_to_stop() if jax.distributed.is_initialized() else saving.stop_request.requested
 
 
 def _check_finite(context, phase, state):
