@@ -16,6 +16,7 @@ from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.method.selection import select_for_targets
 from metamix_jax.models import pretrained
 from metamix_jax.records import files, multihost
+from metamix_jax.records.alpha import with_alpha
 from metamix_jax.records.clock import Clock
 from metamix_jax.records.interruption import StopRequest
 from metamix_jax.records.names import name_for_target, targets, trained_targets
@@ -139,7 +140,7 @@ def _select_bits(context: TrainingContext, teacher: Teacher | None, saving: Savi
       TargetResult(target_gbops, layers, tolerance, bits, most_probable)
       for target_gbops, (bits, most_probable) in zip(
           targets(config), select_for_targets(layers, alpha, targets(config), tolerance), strict=True))
-  return meta, BitSelection(selected, stability).to_json()
+  return meta, with_alpha(BitSelection(selected, stability).to_json(), alpha)
 
 
 def _evaluate_meta_state(context: TrainingContext, selection: BitSelection, meta: MetaState, clock: Clock):

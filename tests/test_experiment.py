@@ -1,5 +1,6 @@
 """Whole runs on digits with a tiny network."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -10,7 +11,11 @@ import pytest
 
 from metamix_jax import experiment
 from metamix_jax.errors import UserError
+from metamix_jax.method.bops import complete_bits, gbops
+from metamix_jax.method.selection import most_probable_bits, select_within_target
 from metamix_jax.training.context import prepare
+from metamix_jax.training.evaluation import evaluate_bits
+from metamix_jax.training.saved_search import load_search
 from tests.helpers.configs import tiny_config
 from tests.helpers.interrupted_runs import parameters
 
@@ -108,6 +113,39 @@ def test_search_first_then_train_one_after_the_other(finished_run, data_dir, tmp
     assert bits == {"selected": result["bits"]}
   assert results[0] == finished_run[1]["targets"][0]
   jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path, "stage_b_0.0008"), parameters(finished_run[0]))
+
+
+def test_a_finished_run_keeps_its_meta_state_and_alpha(finished_run, data_dir):
+  """Both give what the run itself found, and bits for a target that it did not have."""
+  workdir, summary, _ = finished_run
+  context = prepare(tiny_config(data_dir))
+  layers, target = context.network.layers, summary["targets"][0]
+  search = load_search(context, workdir)
+  alpha, = search.alpha.values()
+  assert list(search.alpha) == [0.0008]
+  assert select_within_target(layers, alpha, 0.0008, 0.03) == target["bits"]
+  assert most_probable_bits(layers, alpha) == target["most_probable_bits"]
+  assert evaluate_bits(context, search.meta, target["bits"]) == target["meta_state_top1"]
+  other = select_within_target(layers, alpha, 0.001, 0.03)
+  assert other != target["bits"] and 0.97 * 0.001 <= gbops(layers, complete_bits(layers, other)) <= 0.001
+
+
+def test_a_saved_search_of_another_network_is_refused(finished_run, data_dir, tmp_path):
+  config = tiny_config(data_dir)
+  with pytest.raises(UserError, match="has no checkpoints/bit_selection.json; allowed is the folder of a run whose"):
+    load_search(prepare(config), tmp_path)
+  config.quantization.candidate_bits = (2, 4, 8)  # Arrays of the same shape.
+  with pytest.raises(UserError, match=r"another network: its layer block_00/depthwise \(candidates 3, 4, 8, input "
+                     r"unsigned\) stands where layer block_00/depthwise \(candidates 2, 4, 8, input unsigned\) is"):
+    load_search(prepare(config), finished_run[0])
+  config = tiny_config(data_dir)
+  config.network.options.stem_channels, config.arch.target_gbops = 16, 0.0012  # Layers of the same names.
+  with pytest.raises(UserError, match=r"the meta-state in .*bit_selection is of another network: .* float32 \["):
+    load_search(prepare(config), finished_run[0])
+  context = prepare(tiny_config(data_dir))
+  fewer = dataclasses.replace(context.network, layers=context.network.layers[:-1])
+  with pytest.raises(UserError, match="has another network: 8 layers there and 7 here"):
+    load_search(dataclasses.replace(context, network=fewer), finished_run[0])
 
 
 def test_a_folder_with_candidate_indices_is_refused(finished_run, data_dir, tmp_path):
