@@ -5,6 +5,7 @@ import itertools
 from typing import Any
 
 import jax
+import numpy as np
 
 from metamix_jax.method.bops import uniform_bits, uniform_widths
 from metamix_jax.method.precision import assigned_precision
@@ -30,7 +31,10 @@ def reestimate_batch_statistics(context: TrainingContext, meta: MetaState, preci
   """Returns a copy with running statistics averaged over config.reestimation_batches batches at a precision [A]."""
   num_batches = min(context.config.reestimation_batches, context.data.steps_per_epoch)
   batches = itertools.islice(context.place(context.data.train_epoch(0)), num_batches)
-  results = (context.programs.batch_moments_step(meta.without_optimizer(), precision, batch) for batch in batches)
+  bare = meta.without_optimizer()
+  results = (
+      context.programs.batch_moments_step(bare.replace(step=np.int32(number)), precision, batch)
+      for number, batch in enumerate(batches))
   moments = list(show_bar(fetch(results), "batch statistics", num_batches))
   average = jax.tree.map(lambda *values: sum(values) / len(values), *moments)
   return meta.replace(batch_stats=context.replicate(average))
