@@ -13,6 +13,8 @@ from metamix_jax.records.results import parse_results
 
 # Of a run's folder: the results of the bit selection.
 BIT_SELECTION = pathlib.PurePath("checkpoints", "bit_selection.json")
+# What the step sizes and the alpha of a layer depend on; a cost or another image size changes neither.
+LAYER_FACTS = ("name", "candidate_bits", "input_range")
 
 
 def with_alpha(results: Mapping[str, Any], alpha: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -43,10 +45,39 @@ def read_alpha(workdir: pathlib.Path, layers: Sequence[LayerCost]) -> dict[float
     UserError: the search of this folder is not finished, or had its bits from a file; or the file is damaged or of
       another network.
   """
+  check_saved_search(workdir, layers)
   path = workdir / BIT_SELECTION
-  if not path.exists():
-    raise UserError(f"{path} does not exist; allowed is the folder of a run whose bit selection is finished.")
   return parse_results(path, lambda: _parse(path, layers))
+
+
+def check_saved_search(workdir: pathlib.Path, layers: Sequence[LayerCost]) -> None:
+  """Checks, in a moment, that a folder holds a finished bit selection of a network.
+
+  Args:
+    workdir: DIR.
+    layers: every quantised layer of the network, in network order.
+
+  Raises:
+    UserError: it does not; the sentence names the folder and the first layer that differs.
+  """
+  if not (workdir / BIT_SELECTION).exists():
+    raise UserError(
+        f"{workdir} has no {BIT_SELECTION}; allowed is the folder of a run whose bit selection is finished.")
+  path = workdir / "network.json"
+  saved = parse_results(path, lambda: [
+      tuple(layer[fact] for fact in LAYER_FACTS) for layer in json.loads(path.read_text(encoding="utf-8"))["layers"]])
+  here = [(layer.name, list(layer.candidate_bits), layer.input_range) for layer in layers]
+  for there, layer in zip(saved, here, strict=False):
+    if there != layer:
+      raise UserError(
+          f"the run in {workdir} has another network: its layer {there[0]} ({_words(there)}) stands where layer "
+          f"{layer[0]} ({_words(layer)}) is here.")
+  if len(saved) != len(here):
+    raise UserError(f"the run in {workdir} has another network: {len(saved)} layers there and {len(here)} here.")
+
+
+def _words(facts):
+  return f"candidates {', '.join(map(str, facts[1]))}, input {facts[2]}"
 
 
 def _parse(path, layers):

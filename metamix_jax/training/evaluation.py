@@ -5,6 +5,7 @@ import itertools
 from typing import Any
 
 import jax
+import numpy as np
 
 from metamix_jax.method.bops import uniform_bits, uniform_widths
 from metamix_jax.method.precision import assigned_precision
@@ -43,8 +44,10 @@ def average_batch_statistics(
     context: TrainingContext, meta: MetaState, precision: Any, batches: Iterable[dict[str, jax.Array]]
 ) -> MetaState:
   """Returns a copy with running statistics averaged over batches that are on the devices, at a precision [A]."""
+  bare = meta.without_optimizer()
   moments = list(fetch(
-      context.programs.batch_moments_step(meta.without_optimizer(), precision, batch) for batch in batches))
+      context.programs.batch_moments_step(bare.replace(step=np.int32(number)), precision, batch)
+      for number, batch in enumerate(batches)))
   average = jax.tree.map(lambda *values: sum(values) / len(values), *moments)
   return meta.replace(batch_stats=context.replicate(average))
 

@@ -6,6 +6,7 @@ arrays between steps. Only batches carry a leading device axis.
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +32,7 @@ class Steps(NamedTuple):
   evaluation_step: Callable = steps.evaluation_step
   image_scores_step: Callable = steps.image_scores_step
   calibration_step: Callable = steps.calibration_step
+  input_range_step: Callable = steps.input_range_step
   batch_moments_step: Callable = steps.batch_moments_step
 
 
@@ -56,20 +58,24 @@ class Programs(NamedTuple):
   evaluation_step: Callable
   image_scores_step: Callable
   calibration_step: Callable
+  input_range_step: Callable
   batch_moments_step: Callable
 
 
-def make_programs(devices: Sequence[jax.Device] | None = None, functions: Steps = STEPS) -> Programs:
+def make_programs(
+    devices: Sequence[jax.Device] | None = None, functions: Steps = STEPS, matmul_precision: str = "highest"
+) -> Programs:
   """Maps steps over devices.
 
   Args:
     devices: the devices of this process to use; None: all devices of all processes.
     functions: the steps of one replica.
+    matmul_precision: of all products of matrices and convolutions, gradients included, as in config.matmul_precision.
   """
   def over_devices(step, num_unmapped, out_axes=None, static=(), donated=()):
     return jax.pmap(
-        step, axis_name=steps.AXIS, in_axes=(None,) * num_unmapped + (0,), out_axes=out_axes,
-        static_broadcasted_argnums=static, donate_argnums=donated, devices=devices)
+        _at_matmul_precision(step, matmul_precision), axis_name=steps.AXIS, in_axes=(None,) * num_unmapped + (0,),
+        out_axes=out_axes, static_broadcasted_argnums=static, donate_argnums=donated, devices=devices)
 
   return Programs(
       devices=tuple(devices or jax.local_devices()),
@@ -81,7 +87,18 @@ def make_programs(devices: Sequence[jax.Device] | None = None, functions: Steps 
       evaluation_step=over_devices(functions.evaluation_step, 2),
       image_scores_step=over_devices(functions.image_scores_step, 2, out_axes=0),
       calibration_step=over_devices(functions.calibration_step, 1),
+      input_range_step=over_devices(functions.input_range_step, 1),
       batch_moments_step=over_devices(functions.batch_moments_step, 2))
+
+
+def _at_matmul_precision(step, precision):
+  @functools.wraps(step)
+  def at_precision(*arguments):
+    # Around the whole step: hand-written gradients are traced after the forward pass.
+    with jax.default_matmul_precision(precision):
+      return step(*arguments)
+
+  return at_precision
 
 
 def split_batch(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, np.ndarray | Array]:

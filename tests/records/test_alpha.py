@@ -1,5 +1,6 @@
 """Alpha in the results of a bit selection."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -20,6 +21,7 @@ RESULTS = {"targets": [{"target_gbops": 0.1 + 0.2, "bits": {}}, {"target_gbops":
 def write(folder, results):
   (folder / BIT_SELECTION).parent.mkdir(exist_ok=True)
   (folder / BIT_SELECTION).write_text(json.dumps(results))
+  (folder / "network.json").write_text(json.dumps({"layers": [dataclasses.asdict(layer) for layer in LAYERS]}))
 
 
 def test_every_bit_of_alpha_survives_the_file(tmp_path):
@@ -53,5 +55,5 @@ def test_a_damaged_alpha_is_refused_in_one_sentence(tmp_path, change, sentence):
 
 
 def test_a_search_that_is_not_finished(tmp_path):
-  with pytest.raises(UserError, match="bit_selection.json does not exist; allowed is the folder of a run whose bit "):
+  with pytest.raises(UserError, match="has no checkpoints/bit_selection.json; allowed is the folder of a run whose"):
     read_alpha(tmp_path, LAYERS)
