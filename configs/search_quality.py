@@ -15,7 +15,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0  # Of the random assignments, the order of the local search, and the bootstrap.
   config.num_random = 200  # Random assignments at the cost of each target.
   config.random_batches = 3  # Evaluation batches that they are judged on, beside the selection.
-  config.judging_batches = 24  # Training batches on which sensitivity and the local search judge assignments.
+  # Training batches that sensitivity and the local search judge assignments on; all of an epoch, if there are fewer.
+  config.judging_batches = 24
   config.num_local = 100  # Assignments that the local search may judge.
   config.num_resamples = 2000  # Of the test images, for a 95 % interval.
   return config.lock()

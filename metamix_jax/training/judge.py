@@ -64,13 +64,21 @@ def evaluation_judge(context: TrainingContext, meta: MetaState, num_batches: int
 
 
 def training_judge(context: TrainingContext, meta: MetaState, num_batches: int) -> Judge:
-  """Returns a judge on training batches, augmentation included, after those that re-estimate batch statistics."""
+  """Returns a judge on training batches, augmentation included, after those that re-estimate batch statistics.
+
+  Args:
+    context: of the run.
+    meta: the meta-state.
+    num_batches: of the first epoch; all, if fewer are left in it.
+
+  Raises:
+    UserError: the batches that re-estimate batch statistics leave none.
+  """
   first = num_reestimation_batches(context)
-  most = context.data.steps_per_epoch - first
-  if not 0 < num_batches <= most:
+  if first == context.data.steps_per_epoch:
     raise UserError(
-        f"judging_batches is {num_batches}; allowed are 1 to {most}, the training batches of an epoch after the {first}"
-        " of config.reestimation_batches.")
+        f"config.reestimation_batches is {context.config.reestimation_batches}; it must be below {first}, the training"
+        " batches of an epoch, or none is left to judge assignments on.")
   return Judge(context, meta, itertools.islice(context.data.train_epoch(0, first), num_batches))
 
 
