@@ -79,13 +79,8 @@ BITS = _integer(2, 8)
 POSITIVE = Rule(lambda v: _is_number(v, FLOAT_TINY), "a number above 0 that float32 holds")
 NOT_NEGATIVE = Rule(lambda v: _is_number(v, 0), "a number, 0 or more, that float32 holds")
 FRACTION = Rule(lambda v: _is_number(v, 0, BELOW_ONE), "a number from 0 up to, not including, 1")
-<<<<<<< HEAD
-NAME = Rule(_is_name, "a name")
-OPTIONAL_PATH = _optional(Rule(lambda v: _is_name(v) and "\0" not in v, "a path"))
-=======
 NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a name")
-OPTIONAL_PATH = _optional(Rule(NAME.holds, "a path"))
->>>>>>> main
+OPTIONAL_PATH = _optional(Rule(lambda v: NAME.holds(v) and "\0" not in v, "a path"))
 BIT_WIDTHS = Rule(_is_bit_widths, "at least two different integers from 2 to 8 in ascending order")
 TARGETS = Rule(
     _is_targets, "a number above 0, or a tuple of such numbers in ascending order that differ in their first six "
@@ -279,13 +274,9 @@ def _teacher_has_weights(config):
 
 # Checks of fields that depend on each other: each returns a sentence, or None.
 CROSS_FIELD_CHECKS: tuple[Callable[[ml_collections.ConfigDict], str | None], ...] = (
-<<<<<<< HEAD
-    _bits_are_searched, _trained_targets_are_targets, _given_bits_have_one_target, _weights_are_given_or_trained,
-    _new_classifier_is_trained, _evaluation_crop_fits, _shift_stays_inside, _teacher_has_weights)
-=======
     _bits_are_searched, _trained_targets_are_targets, _given_bits_fit, _one_penalty_weight,
-    _weights_are_given_or_trained, _evaluation_crop_fits, _shift_stays_inside, _teacher_has_weights)
->>>>>>> main
+    _weights_are_given_or_trained, _new_classifier_is_trained, _evaluation_crop_fits, _shift_stays_inside,
+    _teacher_has_weights)
 
 
 def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: int | None = None) -> None:

@@ -122,24 +122,16 @@ def _run(context, workdir, stop_request):
 
 
 def _pretrain(context: TrainingContext, saving: Saving, meta: MetaState, clock: Clock):
-<<<<<<< HEAD
-  """Computes the first phase: reads the full-precision network from a file, trains it, or both."""
-  config, best = context.config, None
-  if config.pretraining.weights is not None:
-=======
-  """Computes the first phase: trains the full-precision network, or reads it from a file or another run."""
+  """Computes the first phase: reads the full-precision network from another run or a file, trains it, or both."""
   config, best = context.config, None
   if config.meta_state_from is not None:
     loaded = load_full_precision(context, pathlib.Path(config.meta_state_from))
     meta = meta.replace(weights=loaded.weights, batch_stats=loaded.batch_stats)
-  elif config.pretraining.weights is None:
-    meta, best = phases.pretrain(context, meta, saving, clock)
-  else:
->>>>>>> main
+  elif config.pretraining.weights is not None:
     like = {"weights": meta.weights, "batch_stats": meta.batch_stats}
     fresh = context.network.layers[-1].name if config.pretraining.new_classifier else None
     meta = meta.replace(**pretrained.load(config.pretraining.weights, config.network.name, like, fresh))
-  if config.pretraining.epochs > 0:
+  if config.meta_state_from is None and config.pretraining.epochs > 0:
     meta, best = phases.pretrain(context, meta, saving, clock)
   return meta, {FULL_PRECISION_TOP1: evaluate(context, meta, FULL_PRECISION), "best": best}
 

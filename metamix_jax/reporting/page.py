@@ -52,25 +52,13 @@ def write(folder: pathlib.Path) -> pathlib.Path:
   """
   run = saved_run.read(folder)
   page = folder / "report" / "report.html"
-<<<<<<< HEAD
   figures = []
   for name, caption, draw in figures_of(run):
     path = folder / "report" / f"{name}.png"
     if save(draw, path):
-      figures.append(_figure(path, caption))
+      drawing = interactive_figure(run) if name == "search_quality" else _image(path, caption)
+      figures.append(_figure(drawing, f"{caption} ({path.name})"))
   write_text(page, _page(run, figures))
-=======
-  try:
-    figures = []
-    for name, caption, draw in figures_of(run):
-      path = folder / "report" / f"{name}.png"
-      if save(draw, path):
-        drawing = interactive_figure(run) if name == "search_quality" else _image(path, caption)
-        figures.append(_figure(drawing, f"{caption} ({path.name})"))
-    write_text(page, _page(run, figures))
-  except OSError as error:
-    raise UserError(f"the report cannot be written to {page.parent} ({error.strerror}).") from error
->>>>>>> main
   return page
 
 

@@ -184,7 +184,7 @@ def _check_networks(config):
 
 def _check_weights(config, network, teacher, image_shape):
   """Reads the files of weights: one that does not fit is refused before anything is trained."""
-  if config.pretraining.weights is not None:
+  if config.pretraining.weights is not None and config.meta_state_from is None:
     fresh = network.layers[-1].name if config.pretraining.new_classifier else None
     shapes = pretrained.variable_shapes(network.module, image_shape)
     pretrained.load(config.pretraining.weights, config.network.name, shapes, fresh)
