@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from metamix_jax import experiment
 from metamix_jax.command_line import exit_on_user_error, flags_parser, stop
+from metamix_jax.errors import UserError
 from metamix_jax.records import multihost
 from metamix_jax.records.files import check_writable
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest, turn_into_sigterm
@@ -75,7 +76,10 @@ def _set_compilation_cache(workdir: pathlib.Path):
   if not users:
     jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
   elif "://" not in users:
-    check_writable(pathlib.Path(users) / f"process_{os.getpid()}")
+    try:
+      check_writable(pathlib.Path(users) / f"process_{os.getpid()}")
+    except UserError as error:
+      raise UserError(f"JAX_COMPILATION_CACHE_DIR={users}: {error}") from error
 
 
 def _report(workdir: pathlib.Path, all_targets: Sequence[float]):
