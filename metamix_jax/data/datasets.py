@@ -97,17 +97,16 @@ def _builder(name, data_dir, splits):
 
 def _tfds_builder(name, data_dir):
   """Returns TFDS's builder of a name: DATASET or DATASET/CONFIG, either with :VERSION, also in CamelCase."""
-  base_name, parts = re.split("[/:]", name)[0], {}
+  base_name = re.split("[/:]", name)[0]
   with contextlib.suppress(ValueError):
-    base_name, parts = tfds.core.naming.parse_builder_name_kwargs(name, data_dir=data_dir)
-  base_name = str(base_name)
+    base_name = str(tfds.core.naming.parse_builder_name_kwargs(name)[0])
   # Without the community's data sets, whose list is on the network.
   known = base_name in OWN_DATASETS or base_name in tfds.list_builders(with_community_datasets=False)
   try:
     if known:
       return tfds.builder(name, data_dir=data_dir)
     # Perhaps prepared by a builder of the user's own, whose code is then not needed.
-    return tfds.core.read_only_builder.builder_from_files(base_name, **parts)
+    return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
   except OSError as error:
     raise UserError(
         f"config.data.name is {name!r}, whose files cannot be read in {data_dir or 'the data_dir of TFDS'}"

@@ -220,7 +220,8 @@ def _from_folder(location, path, network, like, fresh):
       primary_host=jax.process_index(), active_processes={jax.process_index()})
   try:
     with ocp.StandardCheckpointer(multiprocessing_options=own_process) as checkpointer:
-      saved = traverse_util.flatten_dict(checkpointer.restore(location))
+      restored = traverse_util.flatten_dict(checkpointer.restore(location))
+    saved = {leaf: np.asarray(values) for leaf, values in restored.items()}
   except Exception as error:  # Orbax raises several types for missing and damaged files.
     raise UserError(f"{path} holds no weights of this {network}: {_first_line(error)}.") from error
   needed, arrays = traverse_util.flatten_dict(like), {}

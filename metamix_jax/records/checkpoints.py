@@ -132,11 +132,10 @@ class StepCheckpoints:
     Raises:
       UserError: the state that was saved has other names, shapes or dtypes.
     """
-    like = jax.device_get(state)
     while step := self._newest_step():
       folder = self.folder / str(step)
       restored, reason = restore_everywhere(
-          folder / "state", like, lambda folder=folder: read_json(folder / "progress", *_PROGRESS))
+          folder / "state", state, lambda folder=folder: read_json(folder / "progress", *_PROGRESS))
       if restored is None:
         aside = _set_aside(folder, self.folder.with_name(f"{self.phase}_{step}"))
         logger.warning("%s: the checkpoint of step %d cannot be read and is now %s (%s); an older one is looked for",

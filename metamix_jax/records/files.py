@@ -24,10 +24,10 @@ def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
       write(partial)
+      partial.replace(path)
     except BaseException:
       partial.unlink(missing_ok=True)
       raise
-    partial.replace(path)
   except OSError as error:
     raise not_written(path, error) from error
 
@@ -56,10 +56,8 @@ def check_writable(path: str | os.PathLike) -> None:
   A file that exists keeps its content, and one that does not exist is not made.
   """
   file = pathlib.Path(path)
-  existed = file.exists()
   try:
-    if not os.fspath(path) or file.is_dir():
-      raise IsADirectoryError(0, "it is a folder")
+    existed = file.exists()
     file.parent.mkdir(parents=True, exist_ok=True)
     file.open("ab").close()
     if not existed:

@@ -60,6 +60,7 @@ def restore_everywhere(folder: pathlib.Path, like: Any, read_rest: Callable[[], 
     UserError: the saved tree has other names, shapes or dtypes; in every process.
   """
   restored = difference = error = None
+  like = jax.device_get(like)
   try:
     difference = find_difference(folder, like)
     if difference is None:
@@ -80,7 +81,7 @@ def restore_everywhere(folder: pathlib.Path, like: Any, read_rest: Callable[[], 
 def read_json(folder: pathlib.Path, *keys: str) -> dict[str, Any]:
   """Reads what Orbax's JsonSave wrote; raises ValueError if it is not a dict with these keys."""
   with ocp.Checkpointer(ocp.JsonCheckpointHandler(), multiprocessing_options=own_process()) as checkpointer:
-    return with_keys(checkpointer.restore(folder), *keys)
+    return with_keys(checkpointer.restore(folder, args=ocp.args.JsonRestore()), *keys)
 
 
 def with_keys(values: Any, *keys: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def state(weights):
   """Weights and an optimiser's state, with an empty collection."""
   optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
   return {"weights": weights, "step_sizes": {}, "optimizer": jax.device_get(optimizer.init(weights)),
-          "step": np.int32(3)}
+          "step": np.array(3, np.int32)}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,10 @@ def test_the_same_tree(saved):
      "optimizer/1/0/mu/classifier/bias is float32 [10] there and float32 [5] here"),
     (state(WEIGHTS) | {"weights": changed(classifier=np.zeros((10, 1), np.float32))["weights"]},
      "weights/classifier/bias is float32 [10] there and float32 [10, 1] here"),
-    (state(WEIGHTS) | {"step": np.float32(3)}, "step is int32 [] there and float32 [] here"),
-    (state(WEIGHTS) | {"step_sizes": {"conv": np.float32(1)}},
+    (state(WEIGHTS) | {"step": np.array(3, np.float32)}, "step is int32 [] there and float32 [] here"),
+    (state(WEIGHTS) | {"step_sizes": {"conv": np.array(1, np.float32)}},
      "step_sizes/conv is missing there and float32 [] here"),
-    ({"weights": WEIGHTS, "step": np.int32(0)}, "optimizer/1/0/count is int32 [] there and not needed here"),
+    ({"weights": WEIGHTS, "step": np.array(0, np.int32)}, "optimizer/1/0/count is int32 [] there and not needed here"),
 ])
 def test_another_tree_is_one_sentence(saved, needed, difference):
   assert find_difference(saved, needed) == difference
