@@ -30,6 +30,7 @@ class Steps(NamedTuple):
   bit_meta_step: Callable = steps.bit_meta_step
   bit_search_steps: Callable = steps.bit_search_steps
   evaluation_step: Callable = steps.evaluation_step
+  image_scores_step: Callable = steps.image_scores_step
   calibration_step: Callable = steps.calibration_step
   input_range_step: Callable = steps.input_range_step
   batch_moments_step: Callable = steps.batch_moments_step
@@ -55,6 +56,7 @@ class Programs(NamedTuple):
   bit_meta_step: Callable
   bit_search_steps: Callable
   evaluation_step: Callable
+  image_scores_step: Callable
   calibration_step: Callable
   input_range_step: Callable
   batch_moments_step: Callable
@@ -83,6 +85,7 @@ def make_programs(
       bit_meta_step=over_devices(functions.bit_meta_step, 1, donated=0),
       bit_search_steps=over_devices(functions.bit_search_steps, 2, donated=0),
       evaluation_step=over_devices(functions.evaluation_step, 2),
+      image_scores_step=over_devices(functions.image_scores_step, 2, out_axes=0),
       calibration_step=over_devices(functions.calibration_step, 1),
       input_range_step=over_devices(functions.input_range_step, 1),
       batch_moments_step=over_devices(functions.batch_moments_step, 2))

@@ -158,13 +158,27 @@ def evaluation_step(meta: MetaState, precision: Tree, batch: Batch) -> Metrics:
   Returns:
     Scalars {"correct", "loss" (summed, in nats), "images"}, float32.
   """
+  scores, mask = image_scores_step(meta, precision, batch), batch["mask"]
+  return jax.lax.psum(
+      {"correct": jnp.sum(mask * scores["correct"]), "loss": jnp.sum(mask * scores["loss"]), "images": jnp.sum(mask)},
+      AXIS)
+
+
+def image_scores_step(meta: MetaState, precision: Tree, batch: Batch) -> Metrics:
+  """Scores every image of a batch by its label; running statistics normalise it.
+
+  Args:
+    meta: evaluated with its running statistics.
+    precision: precision tree.
+    batch: images and labels.
+
+  Returns:
+    {"correct": 1 for a correct prediction, else 0; "loss": cross-entropy to the label, in nats}, float32 [N].
+  """
   logits, _ = meta.network.apply(meta.variables(precision), batch["image"], train=False)
   log_probabilities = jax.nn.log_softmax(logits)
   loss = -jnp.take_along_axis(log_probabilities, batch["label"][:, None], axis=1)[:, 0]
-  correct = (jnp.argmax(logits, axis=-1) == batch["label"]).astype(jnp.float32)
-  mask = batch["mask"]
-  return jax.lax.psum(
-      {"correct": jnp.sum(mask * correct), "loss": jnp.sum(mask * loss), "images": jnp.sum(mask)}, AXIS)
+  return {"correct": (jnp.argmax(logits, axis=-1) == batch["label"]).astype(jnp.float32), "loss": loss}
 
 
 def calibration_step(meta: MetaState, batch: Batch) -> dict[str, Array]:
