@@ -4,6 +4,8 @@ import dataclasses
 import json
 import logging
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -18,6 +20,7 @@ from metamix_jax.training.context import prepare
 from metamix_jax.training.evaluation import evaluate_bits
 from metamix_jax.training.saved_search import load_search
 from tests.helpers.configs import tiny_config
+from tests.helpers.files import ROOT
 from tests.helpers.interrupted_runs import parameters
 
 
@@ -222,3 +225,29 @@ def test_damaged_bits_file(finished_run, data_dir, tmp_path):
     (tmp_path / "bits.json").write_text(content)
     with pytest.raises(ValueError, match=sentence):
       prepare(config)
+
+
+def test_the_quality_of_a_finished_search_is_measured_from_its_files(finished_run, tmp_path):
+  workdir, summary, _ = finished_run
+  folder = tmp_path / "run"
+  shutil.copytree(workdir, folder)
+  settings = dict(num_random=3, num_local=2, random_batches=1, judging_batches=1, num_resamples=10)
+  command = [sys.executable, str(ROOT / "scripts" / "search_quality.py"), str(folder),
+             *(f"--config.{name}={value}" for name, value in settings.items())]
+  process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+  assert process.returncode == 0, process.stderr
+  measured = json.loads((folder / "report" / "search_quality.json").read_text())
+  target, = measured["targets"]
+  # The same state, bits and images as in the run itself.
+  assert target["selected"]["bits"] == summary["targets"][0]["bits"]
+  assert target["selected"]["top1"] == pytest.approx(summary["targets"][0]["meta_state_top1"], abs=1e-9)
+  assert [measured["uniform"][str(result["bits"])]["top1"] for result in summary["uniform"]] == pytest.approx(
+      [result["top1"] for result in summary["uniform"]], abs=1e-9)
+  assert len(target["random"]) == 3 and measured["num_images"] == 450 and measured["num_random_images"] == 128
+  assert target["verdict"] in process.stdout and "<svg" in (folder / "report" / "report.html").read_text()
+  for arguments, sentence in (
+      ([str(tmp_path)], "is no folder of a run"), ([], "0 folders are given"),
+      ([str(folder), "--config.num_random=0"], "config.num_random is 0; it must be an integer from 1"),
+      ([str(folder), "--config.random=1"], "unknown config field random")):
+    refused = subprocess.run([*command[:2], *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert refused.returncode == 2 and sentence in refused.stderr and "Traceback" not in refused.stderr
