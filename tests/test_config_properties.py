@@ -15,12 +15,13 @@ from tests.helpers.properties import MANY
 
 EDGES = [2**power + offset for power in (0, 7, 15, 31, 32, 63, 64) for offset in (-1, 0, 1)]
 NUMBERS = st.one_of(
-    st.integers(), st.sampled_from(EDGES + [-edge for edge in EDGES]), st.floats(), st.sampled_from([10**400, -10**400]))
+    st.integers(), st.sampled_from([*EDGES, 10**400]), st.sampled_from(EDGES).map(lambda n: -n), st.floats())
 PLAIN = st.one_of(
     st.none(), st.booleans(), NUMBERS, st.text(max_size=6), st.binary(max_size=3), st.complex_numbers(),
     st.sampled_from(["None", "auto", "skip", "float32", "bfloat16", "shift", "student", "labels", "digits"]))
 VALUES = st.one_of(
-    PLAIN, st.lists(PLAIN, max_size=3), st.lists(PLAIN, max_size=3).map(tuple), st.lists(NUMBERS, max_size=3).map(tuple),
+    PLAIN, st.lists(PLAIN, max_size=3), st.lists(PLAIN | NUMBERS, max_size=3).map(tuple),
+    st.lists(NUMBERS, max_size=3).map(tuple),
     st.sets(NUMBERS, max_size=2), st.dictionaries(st.text(max_size=3), PLAIN, max_size=2), st.just(object()))
 
 
