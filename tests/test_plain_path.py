@@ -38,7 +38,7 @@ def start():
   network = Network(module, trace_layers(module, SHAPE), (0.5,) * 3, (0.25,) * 3, 1e-6)
   batch = load_script("benchmarks/synthetic").create_batch(BATCH, SHAPE, CLASSES, DATA_SEED)
   meta = create_meta_state(network, optax.trace(decay=0.9), SHAPE, seed=0)
-  magnitudes = jax.jit(functools.partial(jax.vmap, in_axes=(None, 0), axis_name=steps.AXIS)(steps.calibration_step))(
+  magnitudes = jax.jit(jax.vmap(steps.calibration_step, in_axes=(None, 0), axis_name=steps.AXIS))(
       meta, jax.tree.map(lambda leaf: leaf[None], batch))
   meta = meta.with_activation_step_sizes(jax.tree.map(lambda leaf: leaf[0], magnitudes)).with_weight_step_sizes()
   # Powers of two: a product with the reciprocal, which XLA may make of a plain division, is then exact as well.
