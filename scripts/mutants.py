@@ -31,6 +31,7 @@ TESTS_OF = {
     "metamix_jax/method/losses.py": (f"{METHOD}/test_losses.py",),
     "metamix_jax/method/bops.py": (f"{METHOD}/test_selection.py", f"{METHOD}/test_bops.py"),
     "metamix_jax/method/selection.py": (f"{METHOD}/test_selection.py", f"{METHOD}/test_selection_properties.py"),
+    "metamix_jax/method/assignments.py": (f"{METHOD}/test_assignments.py",),
     "metamix_jax/method/precision.py": (
         f"{METHOD}/test_precision.py", f"{METHOD}/test_selection.py", "tests/test_unequal_candidates.py"),
     "metamix_jax/method/reductions.py": (f"{METHOD}/test_reductions.py",),

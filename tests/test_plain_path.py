@@ -44,7 +44,7 @@ def start():
   # Powers of two: a product with the reciprocal, which XLA may make of a plain division, is then exact as well.
   meta = meta.replace(step_sizes=jax.tree.map(lambda s: 2.0 ** np.round(np.log2(s)), meta.step_sizes))
   arch = create_arch_states(
-      network, optax.trace(decay=0.9), seed=0, deviation=0.5, targets_gbops=(1e-3,), relative_penalty_weight=1e-3)
+      network, optax.trace(decay=0.9), seed=0, initial_std=0.5, targets_gbops=(1e-3,), penalty_weights=(1.0,))
   return network, jax.device_get(meta.with_optimizer(meta.optimizer)), jax.device_get(arch), batch
 
 

@@ -122,7 +122,8 @@ def test_label_targets_are_one_hot(batch):
 def test_a_bit_search_step_by_hand(network, meta, batch):
   """Loss, task loss, cost, and the gradient by alpha: softmax in the mixture, and straight through in the cost."""
   archs = create_arch_states(
-      network, optax.sgd(1.0), seed=1, deviation=0.5, targets_gbops=TARGETS, relative_penalty_weight=PENALTY)
+      network, optax.sgd(1.0), seed=1, initial_std=0.5, targets_gbops=TARGETS,
+      penalty_weights=[PENALTY / target for target in TARGETS])
   new, metrics = on_one(steps.bit_search_steps)(archs, meta, batch)
   assert metrics.keys() == {"loss", "task_loss", "gbops"}
   macs = {layer.name: layer.macs for layer in network.layers}
