@@ -98,9 +98,16 @@ def test_selected_bits_that_are_no_object_of_bits(folder, selected):
 
 
 def check_metrics(folder, content):
-  """`keep` drops what is damaged and what lies behind the step, and no other line."""
+  """`keep` drops what is damaged and what lies behind the step, and no other line; or it refuses the file as it is."""
   path = folder / "metrics.jsonl"
   path.write_bytes(content)
+  try:
+    content.decode()
+  except UnicodeDecodeError:
+    with pytest.raises(UserError, match="metrics.jsonl cannot be read"):
+      MetricsFile(folder).keep("stage_a", 2)
+    assert path.read_bytes() == content
+    return
   whole = [line for line in content.splitlines(keepends=True) if line in {text.encode() for text in LINES}]
   MetricsFile(folder).keep("stage_a", 2)
   left = path.read_bytes().splitlines(keepends=True)
