@@ -22,7 +22,8 @@ PLAIN = st.one_of(
 VALUES = st.one_of(
     PLAIN, st.lists(PLAIN, max_size=3), st.lists(PLAIN | NUMBERS, max_size=3).map(tuple),
     st.lists(NUMBERS, max_size=3).map(tuple),
-    st.sets(NUMBERS, max_size=2), st.dictionaries(st.text("ab_", min_size=1, max_size=3), PLAIN, max_size=2), st.just(object()))
+    st.sets(NUMBERS, max_size=2), st.just(object()),
+    st.dictionaries(st.text("ab_", min_size=1, max_size=3), PLAIN, max_size=2))
 
 
 @functools.cache
