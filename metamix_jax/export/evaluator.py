@@ -156,7 +156,9 @@ def conv(node: Node, arrays, codes: np.ndarray) -> np.ndarray:
         taps = np.moveaxis(taps.reshape(-1, groups, depth), 1, 0)
         products = taps @ np.moveaxis(kernel[i, j].reshape(depth, groups, -1), 1, 0)
         sums += np.moveaxis(products, 0, 1).reshape(sums.shape)
-  offset = arrays[node["offset"]][np.array(node["rows"])][:, np.array(node["columns"])]
+  offset = arrays[node["offset"]]  # [features], or with one entry for each class of positions.
+  if "rows" in node:
+    offset = offset[np.array(node["rows"])][:, np.array(node["columns"])]
   return (sums.astype(np.float32) + offset) / arrays[node["divisor"]]
 
 

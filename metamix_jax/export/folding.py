@@ -13,6 +13,9 @@ from metamix_jax.method.quantizers import code_range, input_shift
 from metamix_jax.models.network import Network
 from metamix_jax.nn.layers import QuantConv
 
+# Below it, stablehlo.py computes sums exactly from two digits of the codes in float32.
+LARGEST_SUM = 2**28
+
 
 def make_program(
     network: Network, variables: Mapping[str, Any], bits: Mapping[str, int], image_shape: tuple[int, int, int]
@@ -171,33 +174,37 @@ def _fold_layer(node, marked, variables, bits, factor, addend, arrays):
     for name, value in zip(("strides", "padding", "dilation"), window, strict=True):
       fields[name] = [list(side) for side in value] if name == "padding" else list(value)
     fields["groups"] = module.feature_group_count
-    excess, fields["rows"], fields["columns"] = _codes_inside(codes, node, window, bool(shift))
+  if isinstance(module, QuantConv) and shift and np.any(window.padding):
+    excess, fields["rows"], fields["columns"] = _codes_inside(codes, node, window)
   else:
-    excess = codes.sum(0, dtype=np.float64)
+    excess = codes.sum(tuple(range(codes.ndim - 1)), dtype=np.float64)
   offset, divisor, alive = _offset_and_divisor(factor, addend - shift * excess * factor)
   codes = np.where(alive, codes, np.int8(0))
-  magnitudes = np.abs(codes).sum(tuple(range(codes.ndim - 1)), dtype=np.int64)
+  magnitudes = np.abs(codes.astype(np.int64)).sum(tuple(range(codes.ndim - 1)))
+  largest_sum = int(code_range(bits[layer], module.input_range).highest) * int(magnitudes.max())
+  if largest_sum >= LARGEST_SUM:
+    raise UserError(
+        f"layer {layer} has sums of codes up to {largest_sum:,}; the files of an export are proven to be equal below "
+        f"{LARGEST_SUM:,}, so this network cannot be exported.")
   fields |= {
       "input_bits": bits[layer], "weight_bits": weight_bits, "kernel_shape": list(codes.shape),
-      "largest_sum": int(code_range(bits[layer], module.input_range).highest) * int(magnitudes.max())}
+      "largest_sum": largest_sum}
   node = {name: value for name, value in node.items() if name != "input_shape"} | fields
   return node | _store(arrays, layer, kernel=codes, offset=offset, divisor=divisor)
 
 
-def _codes_inside(codes, node, window, shifted):
+def _codes_inside(codes, node, window):
   """Returns the sums of the weight codes whose taps lie inside of the image, by class of position.
 
   Returns:
-    Sums [classes of rows, classes of columns, features]; the class of each row and of each column of the output. A
-    layer whose input is not shifted has one class.
+    Sums [classes of rows, classes of columns, features]; the class of each row and of each column of the output.
   """
   inside, classes = [], []
   for axis in range(2):
     taps, size, out = codes.shape[axis], node["input_shape"][axis], node["shape"][axis]
     places = (np.arange(out)[:, None] * window.strides[axis] - window.padding[axis][0]
               + np.arange(taps) * window.dilation[axis])
-    within = (places >= 0) & (places < size) if shifted else np.ones((out, taps), bool)
-    unique, inverse = np.unique(within, axis=0, return_inverse=True)
+    unique, inverse = np.unique((places >= 0) & (places < size), axis=0, return_inverse=True)
     inside.append(unique.astype(np.float64))
     classes.append(inverse.reshape(-1).tolist())
   sums = np.einsum("ri,cj,ijf->rcf", *inside, codes.sum(2, dtype=np.float64))
