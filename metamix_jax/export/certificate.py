@@ -92,20 +92,20 @@ def certify(
     NotCertified: a promise does not hold; the sentence names it and the layer.
   """
   reference = fake_quantized_pass(program, network, variables, bits)
-  free = jax.jit(lambda images: stablehlo.interpret(program, images)[0])
-  forced = jax.jit(lambda images, codes: stablehlo.interpret(program, images, codes)[1:])
+  # One program for the network as it is and layer by layer: compiling takes longer than running.
+  run = jax.jit(lambda images, codes, given: stablehlo.interpret(program, images, codes, given))
   layers = {node["layer"]: LayerComparison() for node in program.quantizers}
   exact_images = exact_codes = num_images = equal = correct = expected_correct = 0
   for batch, labels in images:
     expected_logits, expected_codes, expected_steps = reference(batch)
-    made, steps = jax.tree.map(np.asarray, forced(batch, expected_codes))
+    made, steps = jax.tree.map(np.asarray, run(batch, expected_codes, True)[1:])
     for layer, comparison in layers.items():
       comparison.add(made[layer], steps.get(layer), expected_codes[layer], expected_steps[layer])
     if num_exact is None or exact_images < num_exact:
       exact = batch if num_exact is None else batch[:num_exact - exact_images]
       exact_codes += compare_exactly(program, exact, runs)
       exact_images += len(exact)
-    predicted, expected = (np.argmax(logits, -1) for logits in (free(batch), expected_logits))
+    predicted, expected = (np.argmax(logits, -1) for logits in (run(batch, expected_codes, False)[0], expected_logits))
     num_images += len(batch)
     equal += int(np.sum(predicted == expected))
     correct += int(np.sum(predicted == labels))

@@ -75,6 +75,10 @@ class Builder:
     return [self._constant(name, layout) if name in self._constants else self.value(name, layout)
             for name in node["inputs"]], layout
 
+  def is_zero(self, name: str) -> bool:
+    """Tells whether a value of the program is the constant 0."""
+    return name in self._constants and not np.any(self._constants[name])
+
   def per_channel(self, node: Node, name: str) -> str:
     """Returns an array [C] or [H, W, C] of the program, in the shape that broadcasts over the node's value."""
     array = self.program.arrays[name]

@@ -2,7 +2,7 @@
 
   integer  QuantizeLinear, Clip, ConvInteger, Cast, Add, Div: exact sums; equals the NumPy evaluator bit for bit
   qcdq     QuantizeLinear, Clip, DequantizeLinear, Conv: what compilers and other runtimes take
-  qonnx    Quant, Conv, Mul, Add: bit-widths as operands, for FINN and hls4ml; begins at the normalised image, batch 1
+  qonnx    Quant, Conv: bit-widths as operands, for FINN and hls4ml; begins at the normalised image, batch 1
 
 Weights of at most 4 bits are INT4 in the first two, two in a byte. Between layers all three are the same operations,
 with channels behind the batch, as ONNX's convolutions want them.
@@ -20,7 +20,6 @@ from metamix_jax.export import onnx_layers
 from metamix_jax.export.evaluator import Node, Program
 from metamix_jax.export.onnx_builder import NATURAL, Builder, moved_axis
 
-OPSET, IR_VERSION = 21, 10
 _BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "gt": "Greater",
            "ge": "GreaterOrEqual", "lt": "Less", "le": "LessOrEqual", "eq": "Equal"}
 
@@ -84,6 +83,9 @@ def integer_run(
 
 def _elementwise(builder: Builder, node: Node) -> None:
   inputs, layout = builder.aligned(node)
+  if node["op"] == "max" and builder.is_zero(node["inputs"][1]):
+    builder.define(node, builder.add("Relu", inputs[:1]), layout)
+    return
   if node["op"] == "ne":
     equal = builder.add("Equal", inputs)
     builder.define(node, builder.add("Not", [equal]), layout)

@@ -142,9 +142,92 @@ def _integer_layer(builder: Builder, node: Node) -> None:
   builder.define(node, z, layout)
 
 
+def _scales(builder: Builder, node: Node) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns what a layer is in real numbers: weight codes, their step sizes [features], all positive, and the bias.
+
+  The step sizes hold the batch norm; where its scale is negative, the codes have the other sign. The bias is
+  [features], or [rows, columns, features] by class of positions.
+  """
+  arrays = builder.program.arrays
+  multiplier = 1 / arrays[node["divisor"]].astype(np.float64)
+  step_sizes = np.abs(multiplier) / _quantizer_of(builder, node)["step_size"]
+  codes = np.where(multiplier < 0, -arrays[node["kernel"]], arrays[node["kernel"]])
+  bias = arrays[node["offset"]] * multiplier
+  return codes, step_sizes.astype(np.float32), bias.astype(np.float32)
+
+
+def _float_layer(builder: Builder, node: Node, x: str, weights: str, bias: np.ndarray) -> None:
+  """Adds Conv or MatMul of dequantised values, and the bias."""
+  if node["op"] == "dense":
+    y = builder.add("MatMul", [x, weights])
+    builder.define(node, builder.add("Add", [y, builder.array(f"{node['layer']}/bias", bias)]), NATURAL)
+  elif bias.ndim == 1:
+    inputs = [x, weights, builder.array(f"{node['layer']}/bias", bias)]
+    builder.define(node, builder.add("Conv", inputs, **_window(node)), CHANNELS_SECOND)
+  else:
+    y = builder.add("Conv", [x, weights], **_window(node))
+    table = builder.array(f"{node['layer']}/bias", bias.transpose(2, 0, 1)[None])
+    for axis, field in ((2, "rows"), (3, "columns")):
+      table = builder.add("Gather", [table, builder.integers(node[field])], axis=axis)
+    builder.define(node, builder.add("Add", [y, table]), CHANNELS_SECOND)
+
+
+def _qcdq_layer(builder: Builder, node: Node) -> None:
+  """Adds DequantizeLinear for input and weights, and a layer of floats."""
+  quantizer = _quantizer_of(builder, node)
+  layout = CHANNELS_SECOND if node["op"] == "conv" else NATURAL
+  x = builder.add("DequantizeLinear", [
+      builder.value(node["inputs"][0], layout), builder.scalar(quantizer["step_size"]),
+      builder.scalar(zero_point(quantizer), np.uint8)])
+  codes, step_sizes, bias = _scales(builder, node)
+  axis = 0 if node["op"] == "conv" else 1
+  codes = codes.transpose(3, 2, 0, 1) if node["op"] == "conv" else codes
+  store = builder.packed if node["weight_bits"] <= 4 else builder.array
+  weights = builder.add("DequantizeLinear", [
+      store(node["kernel"], codes), builder.array(f"{node['layer']}/step_sizes", step_sizes)], axis=axis)
+  _float_layer(builder, node, x, weights, bias)
+
+
+def _quant(builder: Builder, x: str, scale: str, bits: int, signed: bool) -> str:
+  """Adds QONNX's Quant; narrow: signed codes go from -p to p."""
+  return builder.add(
+      "Quant", [x, scale, builder.scalar(0.0), builder.scalar(float(bits))], domain=QONNX_DOMAIN, signed=int(signed),
+      narrow=int(signed), rounding_mode="ROUND")
+
+
+def _qonnx_quantize(builder: Builder, node: Node) -> None:
+  """Adds Quant, whose values are s * code; the first layer reads the normalised image itself."""
+  (x,), layout = builder.aligned(node)
+  if node["shift"]:
+    x = builder.add("Add", [x, builder.scalar(node["shift"])])
+  builder.define(node, _quant(builder, x, builder.scalar(node["step_size"]), node["bits"], node["lowest"] < 0), layout)
+
+
+def _qonnx_layer(builder: Builder, node: Node) -> None:
+  """Adds Quant for the weights, and a layer of floats."""
+  layout = CHANNELS_SECOND if node["op"] == "conv" else NATURAL
+  codes, step_sizes, bias = _scales(builder, node)
+  values = codes * step_sizes
+  if node["op"] == "conv":
+    values, step_sizes = values.transpose(3, 2, 0, 1), step_sizes[:, None, None, None]
+  weights = _quant(
+      builder, builder.array(node["kernel"], values), builder.array(f"{node['layer']}/step_sizes", step_sizes),
+      node["weight_bits"], True)
+  _float_layer(builder, node, builder.value(node["inputs"][0], layout), weights, bias)
+
+
+_OPSETS = (("", 21),)
 SPELLINGS: dict[str, Spelling] = {
     "integer": Spelling(
         {"image": _pixels, "lookup": _integer_lookup, "quantize": _integer_quantize, "conv": _integer_layer,
          "dense": _integer_layer},
-        True, IMAGE, NATURAL, TensorProto.UINT8, None, (("", 21),), 10),
+        True, IMAGE, NATURAL, TensorProto.UINT8, None, _OPSETS, 10),
+    "qcdq": Spelling(
+        {"image": _pixels, "lookup": _integer_lookup, "quantize": _integer_quantize, "conv": _qcdq_layer,
+         "dense": _qcdq_layer},
+        False, IMAGE, NATURAL, TensorProto.UINT8, None, _OPSETS, 10),
+    "qonnx": Spelling(
+        {"image": lambda builder, node: builder.define(node, IMAGE, CHANNELS_SECOND), "lookup": _qonnx_quantize,
+         "quantize": _qonnx_quantize, "conv": _qonnx_layer, "dense": _qonnx_layer},
+        False, IMAGE, CHANNELS_SECOND, TensorProto.FLOAT, 1, (*_OPSETS, (QONNX_DOMAIN, 1)), 10),
 }

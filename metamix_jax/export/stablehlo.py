@@ -22,7 +22,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def interpret(
-    program: Program, images: Array, codes: Mapping[str, Array] | None = None
+    program: Program, images: Array, codes: Mapping[str, Array] | None = None, given: Array | bool = True
 ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
   """Evaluates a program as evaluator.evaluate does, in operations of JAX.
 
@@ -30,6 +30,7 @@ def interpret(
     program: the program.
     images: uint8 [N, H, W, C].
     codes: {layer: codes}, integers: what these layers read instead of the codes that the program makes.
+    given: whether they do, bool scalar.
 
   Returns:
     Logits [N, classes], float32; {layer: codes}, int16; {layer: what was rounded to codes}, float32.
@@ -45,7 +46,7 @@ def interpret(
         y, steps[layer] = y
       made[layer] = y.astype(jnp.int16)
       if codes is not None and layer in codes:
-        y = codes[layer].astype(jnp.float32)
+        y = jnp.where(given, codes[layer].astype(jnp.float32), y)
     values[node["name"]] = y
   return values[program.nodes[-1]["name"]], made, steps
 
