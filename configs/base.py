@@ -24,7 +24,13 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluate_every_epochs = 1  # While weights are trained; the best step is kept beside the newest. 0: never [A].
   config.log_every_seconds = 30.0  # Between two lines of progress [A].
   config.compute_dtype = "float32"  # Of activations. bfloat16 keeps parameters, statistics and losses float32 [A].
+  # Of products of float32 matrices, convolutions included: "highest" is float32. "high" and "default" are three and one
+  # products in bfloat16 on TPUs, and TF32 on recent GPUs: up to 6 and 8 times as fast by their data sheets, but their 8
+  # and 11 bits do not hold the product of a code and a step size. On CPUs all three are float32 [A].
+  config.matmul_precision = "highest"
   config.bits_from = placeholder(str)  # A selected_bits.json to train with, without a search; None: search.
+  # DIR of another run, whose full-precision network and meta-state are taken; only with bits_from. None: trains them.
+  config.meta_state_from = placeholder(str)
 
   config.checkpoints = ml_collections.ConfigDict()
   config.checkpoints.every_steps = 1000  # Within a phase; a phase's end and a SIGTERM save in any case [A].
@@ -79,7 +85,9 @@ def get_config() -> ml_collections.ConfigDict:
   # A tuple of those that go through weight training; None: all, (): none yet. May change between starts on a workdir.
   config.arch.train_targets = FieldReference(None, field_type=object)
   config.arch.target_tolerance = 0.03  # A selection more than this fraction below the target misses it [A].
-  config.arch.relative_penalty_weight = 13.24  # lambda * target of M11: lambda is 4 at 3.31 GBOPs [C].
+  config.arch.penalty_weight = placeholder(float)  # lambda of M11, in nats for one GBOP; None: the next field is given.
+  # lambda * target of M11, in nats, for networks of any size: lambda is 4 at 3.31 GBOPs [C]. None: lambda is given.
+  config.arch.relative_penalty_weight = FieldReference(13.24, field_type=float)
   config.arch.initial_std = 1e-3  # Standard deviation of the alphas' random start [C].
   config.arch.learning_rate = 1e-4  # At the first step of the search [C].
   config.arch.final_learning_rate = 1e-4  # At the last one, by half a cosine; the same value: constant [C].

@@ -53,7 +53,7 @@ def get_config(experiment: str = "mobilenet_v2") -> ml_collections.ConfigDict:
   config.network.name = network
   config.network.options = ml_collections.ConfigDict(options)
   config.arch.target_gbops = target_gbops
-  config.arch.relative_penalty_weight = 4 * target_gbops  # lambda * target, with lambda = 4 [C].
+  config.arch.penalty_weight, config.arch.relative_penalty_weight = 4.0, None  # lambda, at every target [C].
   config.teacher.name = "resnet101"  # [C].
   config.teacher.weights = "weights/resnet101"
   config.pretraining.weights = f"weights/{network}"
@@ -69,7 +69,6 @@ def make_small(config: ml_collections.ConfigDict, network: str) -> None:
   config.data.name = "generated"
   config.data.image_size, config.data.evaluation_short_side = 32, 36
   config.arch.target_gbops = SMOKE_TARGETS[network]
-  config.arch.relative_penalty_weight = 4 * SMOKE_TARGETS[network]
   config.teacher.weights = "random"
   config.pretraining.weights = None
   config.pretraining.epochs = config.stage_a.epochs = config.stage_b.epochs = 1

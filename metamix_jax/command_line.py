@@ -41,7 +41,7 @@ def flags_parser(program: str) -> Callable[[list[str]], list[str]]:
   """Returns the flags_parser of absl's app.run for a command, with or without a flag --config.
 
   A wrong flag, a wrong config field or a UserError of the config file ends the process with one sentence and status 2.
-  Any other exception of the config file keeps its traceback. In string and integer fields the word None means None.
+  Any other exception of the config file keeps its traceback. In fields of one value the word None means None.
   """
   def parse(argv):
     sys.path.insert(0, os.getcwd())  # Where `python -m` finds a network of the user's own, scripts find it too.
@@ -50,6 +50,7 @@ def flags_parser(program: str) -> Callable[[list[str]], list[str]]:
       flags.FLAGS[_CONFIG_FLAG].parser = _ConfigFileParser(loaded=loaded)
       config_flags.register_flag_parser_for_type(str, _StringOrNone())
       config_flags.register_flag_parser_for_type(int, _IntegerOrNone())
+      config_flags.register_flag_parser_for_type(float, _NumberOrNone())
     try:
       return flags.FLAGS(argv)
     except Exception as caught:
@@ -105,6 +106,13 @@ class _IntegerOrNone(flags.ArgumentParser):
 
   def parse(self, argument):
     return None if argument == "None" else flags.IntegerParser().parse(argument)
+
+
+class _NumberOrNone(flags.ArgumentParser):
+  """Reads a number, and the word None as None."""
+
+  def parse(self, argument):
+    return None if argument == "None" else flags.FloatParser().parse(argument)
 
 
 def _first_unknown_field(argv, config):

@@ -12,8 +12,7 @@ import ml_collections
 from metamix_jax.errors import UserError
 from metamix_jax.records import names
 
-# Limits of the number types: float32's smallest normal number, its largest number and its last number below 1; the
-# largest int32 and uint32.
+# Limits of float32 (smallest normal number, largest number, last number below 1), of int32 and of uint32.
 FLOAT_TINY, FLOAT_MAX, BELOW_ONE = 2.0**-126, (2 - 2.0**-23) * 2.0**127, 1 - 2.0**-24
 INT_MAX, UINT_MAX = 2**31 - 1, 2**32 - 1
 
@@ -54,10 +53,6 @@ def _is_range(value, high=FLOAT_MAX) -> bool:
   return _is_numbers(value, FLOAT_TINY) and len(value) == 2 and value[0] <= value[1] <= high
 
 
-def _is_name(value) -> bool:
-  return isinstance(value, str) and bool(value)
-
-
 def _integer(low: int, high: int) -> Rule:
   return Rule(lambda v: _is_int(v, low, high), f"an integer from {low} to {high}")
 
@@ -83,8 +78,8 @@ BITS = _integer(2, 8)
 POSITIVE = Rule(lambda v: _is_number(v, FLOAT_TINY), "a number above 0 that float32 holds")
 NOT_NEGATIVE = Rule(lambda v: _is_number(v, 0), "a number, 0 or more, that float32 holds")
 FRACTION = Rule(lambda v: _is_number(v, 0, BELOW_ONE), "a number from 0 up to, not including, 1")
-NAME = Rule(_is_name, "a name")
-OPTIONAL_PATH = _optional(Rule(_is_name, "a path"))
+NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a name")
+OPTIONAL_PATH = _optional(Rule(NAME.holds, "a path"))
 BIT_WIDTHS = Rule(_is_bit_widths, "at least two different integers from 2 to 8 in ascending order")
 TARGETS = Rule(
     _is_targets, "a number above 0, or a tuple of such numbers in ascending order that differ in their first six "
@@ -100,9 +95,11 @@ RULES = {
     "evaluate_every_epochs": COUNT,
     "log_every_seconds": POSITIVE,
     "bits_from": OPTIONAL_PATH,
+    "meta_state_from": OPTIONAL_PATH,
     "checkpoints.every_steps": POSITIVE_INT,
     "checkpoints.max_to_keep": POSITIVE_INT,
     "compute_dtype": FLOAT_TYPE,
+    "matmul_precision": _one_of("default", "high", "highest"),
     "metrics.alarm_records": POSITIVE_INT,
     "metrics.every_steps": COUNT,
     "metrics.tensorboard": BOOLEAN,
@@ -112,8 +109,7 @@ RULES = {
     "data.evaluation_split": NAME,
     "data.image_size": IMAGE_SIZE,
     "data.mean": Rule(_is_numbers, "a tuple of numbers, one for each image channel"),
-    "data.std": Rule(
-        lambda v: _is_numbers(v, FLOAT_TINY), "a tuple of numbers above 0, one for each image channel"),
+    "data.std": Rule(lambda v: _is_numbers(v, FLOAT_TINY), "a tuple of numbers above 0, one for each image channel"),
     "data.augmentation": _one_of(*AUGMENTATIONS),
     "data.max_shift": COUNT,
     "data.crop_area": Rule(lambda v: _is_range(v, 1), "two numbers, 0 < lowest <= highest <= 1"),
@@ -140,7 +136,8 @@ RULES = {
     "arch.train_targets": Rule(
         lambda v: v is None or _is_numbers(v), "a tuple of targets from arch.target_gbops, or None for all"),
     "arch.target_tolerance": FRACTION,
-    "arch.relative_penalty_weight": NOT_NEGATIVE,
+    "arch.penalty_weight": _optional(NOT_NEGATIVE),
+    "arch.relative_penalty_weight": _optional(NOT_NEGATIVE),
     "arch.initial_std": NOT_NEGATIVE,
     "arch.learning_rate": POSITIVE,
     "arch.final_learning_rate": NOT_NEGATIVE,
@@ -222,7 +219,7 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
 
 def _bits_are_searched(config):
   section = config.bit_selection
-  if section.meta_only_epochs >= section.epochs:
+  if config.bits_from is None and section.meta_only_epochs >= section.epochs:
     return (f"config.bit_selection.meta_only_epochs is {section.meta_only_epochs}; it must be below "
             f"config.bit_selection.epochs, {section.epochs}, or no bits are searched.")
 
@@ -235,15 +232,26 @@ def _trained_targets_are_targets(config):
               f"{', '.join(map(names.format_target, targets))}.")
 
 
-def _given_bits_have_one_target(config):
+def _given_bits_fit(config):
   count = len(names.targets(config))
   if config.bits_from is not None and count > 1:
     return (f"config.bits_from is {config.bits_from}, which holds the bits of one target; config.arch.target_gbops has "
             f"{count}, and must then be a number.")
 
+  if config.meta_state_from is not None and config.bits_from is None:
+    return (f"config.meta_state_from is {config.meta_state_from}, and config.bits_from is None; it must be a "
+            "selected_bits.json, for a run on the meta-state of another run does not search.")
+
+
+def _one_penalty_weight(config):
+  given = config.arch.penalty_weight, config.arch.relative_penalty_weight
+  if given.count(None) != 1:
+    return (f"config.arch.penalty_weight is {given[0]} and config.arch.relative_penalty_weight is {given[1]}; one of "
+            "them must be a number, and the other None.")
+
 
 def _weights_are_given_or_trained(config):
-  if config.pretraining.weights is None and config.pretraining.epochs == 0:
+  if config.meta_state_from is None and config.pretraining.weights is None and config.pretraining.epochs == 0:
     return ("config.pretraining.epochs is 0 and config.pretraining.weights is None; give a file of weights, or at "
             "least 1 epoch.")
 
@@ -256,10 +264,9 @@ def _evaluation_crop_fits(config):
 
 
 def _shift_stays_inside(config):
-  section = config.data
-  if section.augmentation == SHIFT and section.max_shift >= section.image_size:
-    return (f"config.data.max_shift is {section.max_shift}; it must be below config.data.image_size, "
-            f"{section.image_size}.")
+  shift, size = config.data.max_shift, config.data.image_size
+  if config.data.augmentation == SHIFT and shift >= size:
+    return f"config.data.max_shift is {shift}; it must be below config.data.image_size, {size}."
 
 
 def _teacher_has_weights(config):
@@ -270,8 +277,8 @@ def _teacher_has_weights(config):
 
 # Checks of fields that depend on each other: each returns a sentence, or None.
 CROSS_FIELD_CHECKS: tuple[Callable[[ml_collections.ConfigDict], str | None], ...] = (
-    _bits_are_searched, _trained_targets_are_targets, _given_bits_have_one_target, _weights_are_given_or_trained,
-    _evaluation_crop_fits, _shift_stays_inside, _teacher_has_weights)
+    _bits_are_searched, _trained_targets_are_targets, _given_bits_fit, _one_penalty_weight,
+    _weights_are_given_or_trained, _evaluation_crop_fits, _shift_stays_inside, _teacher_has_weights)
 
 
 def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: int | None = None) -> None:

@@ -16,6 +16,7 @@ from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.method.selection import select_for_targets
 from metamix_jax.models import pretrained
 from metamix_jax.records import files, multihost
+from metamix_jax.records.alpha import with_alpha
 from metamix_jax.records.clock import Clock
 from metamix_jax.records.interruption import StopRequest
 from metamix_jax.records.names import name_for_target, targets, trained_targets
@@ -35,8 +36,10 @@ from metamix_jax.records.workdir import check_data, check_workdir, hold_workdir
 from metamix_jax.training import phases
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.evaluation import evaluate, evaluate_bits, evaluate_uniform_bits
+from metamix_jax.training.input_ranges import check_input_ranges
 from metamix_jax.training.loop import Saving
 from metamix_jax.training.run_phases import RunPhases
+from metamix_jax.training.saved_search import load_full_precision, load_meta_state
 from metamix_jax.training.stability import measure_stability
 from metamix_jax.training.state import MetaState, Teacher, create_meta_state
 
@@ -114,9 +117,12 @@ def _run(context, workdir, stop_request):
 
 
 def _pretrain(context: TrainingContext, saving: Saving, meta: MetaState, clock: Clock):
-  """Computes the first phase: trains the full-precision network, or reads it from a file."""
+  """Computes the first phase: trains the full-precision network, or reads it from a file or another run."""
   config, best = context.config, None
-  if config.pretraining.weights is None:
+  if config.meta_state_from is not None:
+    loaded = load_full_precision(context, pathlib.Path(config.meta_state_from))
+    meta = meta.replace(weights=loaded.weights, batch_stats=loaded.batch_stats)
+  elif config.pretraining.weights is None:
     meta, best = phases.pretrain(context, meta, saving, clock)
   else:
     like = {"weights": meta.weights, "batch_stats": meta.batch_stats}
@@ -125,12 +131,12 @@ def _pretrain(context: TrainingContext, saving: Saving, meta: MetaState, clock: 
 
 
 def _select_bits(context: TrainingContext, teacher: Teacher | None, saving: Saving, meta: MetaState, clock: Clock):
-  """Computes the second phase: searches the bits of every target, or reads them from config.bits_from."""
+  """Computes the second phase: the meta-state, and the bits of every target, searched or from config.bits_from."""
   config, layers, tolerance = context.config, context.network.layers, context.config.arch.target_tolerance
+  if config.meta_state_from is None:
+    check_input_ranges(context, meta)
   if config.bits_from is not None:
-    bits = read_selected_bits(config.bits_from, layers)
-    target_gbops, = targets(config)
-    return meta, BitSelection((TargetResult(target_gbops, layers, tolerance, bits, bits),)).to_json()
+    return _take_given_bits(context, teacher, saving, meta, clock)
   before = measure_stability(context, meta)
   meta, archs = phases.select_bits(context, meta, phases.create_architectures(context), teacher, saving, clock)
   stability = ActivationStability(before, measure_stability(context, meta))
@@ -139,7 +145,23 @@ def _select_bits(context: TrainingContext, teacher: Teacher | None, saving: Savi
       TargetResult(target_gbops, layers, tolerance, bits, most_probable)
       for target_gbops, (bits, most_probable) in zip(
           targets(config), select_for_targets(layers, alpha, targets(config), tolerance), strict=True))
-  return meta, BitSelection(selected, stability).to_json()
+  return meta, with_alpha(BitSelection(selected, stability).to_json(), alpha)
+
+
+def _take_given_bits(context: TrainingContext, teacher: Teacher | None, saving: Saving, meta: MetaState, clock: Clock):
+  """Trains the meta-state, or loads it from config.meta_state_from, and reads the bits of config.bits_from."""
+  config, layers, stability = context.config, context.network.layers, None
+  if config.meta_state_from is not None:
+    loaded = load_meta_state(context, pathlib.Path(config.meta_state_from))
+    meta = meta.replace(weights=loaded.weights, step_sizes=loaded.step_sizes, batch_stats=loaded.batch_stats)
+  else:
+    before = measure_stability(context, meta)
+    meta = phases.train_meta_state(context, meta, teacher, saving, clock)
+    stability = ActivationStability(before, measure_stability(context, meta))
+  bits = read_selected_bits(config.bits_from, layers)
+  target_gbops, = targets(config)
+  target = TargetResult(target_gbops, layers, config.arch.target_tolerance, bits, bits)
+  return meta, BitSelection((target,), stability).to_json()
 
 
 def _evaluate_meta_state(context: TrainingContext, selection: BitSelection, meta: MetaState, clock: Clock):

@@ -73,6 +73,9 @@ def test_every_number_has_a_range(name):
     ("quantization.candidate_bits", ((2, 8),), ((True, 4), (4,), (3.0, 4), "(3, 4)", [3, 4])),
     ("compute_dtype", ("float32", "bfloat16"), ("float16", None, 32, ["float32"])),
     ("bits_from", (None, "bits.json"), ("", 3, True)),
+    ("meta_state_from", (None, "runs/digits"), ("", 3, True)),
+    ("matmul_precision", ("default", "high", "highest"), ("float32", "HIGHEST", None, 3)),
+    ("arch.penalty_weight", (None, 0, 4.0), (-1, float("inf"), "4", True)),
 ])
 def test_ranges(name, good, bad):
   rule = config_rules.RULES[name]
@@ -98,6 +101,15 @@ def changed(values):
     ({"bits_from": "b.json", "arch.target_gbops": (0.02, 0.03)},
      "config.bits_from is b.json, which holds the bits of one target; config.arch.target_gbops has 2, and must then be "
      "a number."),
+    ({"meta_state_from": "runs/digits"},
+     "config.meta_state_from is runs/digits, and config.bits_from is None; it must be a selected_bits.json, for a run "
+     "on the meta-state of another run does not search."),
+    ({"arch.penalty_weight": 4.0},
+     "config.arch.penalty_weight is 4.0 and config.arch.relative_penalty_weight is 13.24; one of them must be a "
+     "number, and the other None."),
+    ({"arch.relative_penalty_weight": None},
+     "config.arch.penalty_weight is None and config.arch.relative_penalty_weight is None; one of them must be a "
+     "number, and the other None."),
     ({"pretraining.epochs": 0},
      "config.pretraining.epochs is 0 and config.pretraining.weights is None; give a file of weights, or at least 1 "
      "epoch."),
@@ -113,6 +125,15 @@ def test_validate(values, sentence):
   with pytest.raises(UserError) as caught:
     config_rules.validate(changed(values))
   assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("values", [
+    {"bits_from": "b.json", "bit_selection.meta_only_epochs": 10},  # Nothing is searched.
+    {"bits_from": "b.json", "meta_state_from": "runs/digits", "pretraining.epochs": 0},  # Nothing is pretrained.
+    {"arch.penalty_weight": 500.0, "arch.relative_penalty_weight": None},
+])
+def test_what_given_bits_make_superfluous(values):
+  config_rules.validate(changed(values))
 
 
 def test_an_unknown_or_missing_field():

@@ -16,6 +16,7 @@ from metamix_jax import config as config_rules
 from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
 from metamix_jax.reporting import sweep
+from metamix_jax.training.context import penalty_weights
 
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = ROOT / "configs" / "digits.py"
@@ -129,10 +130,25 @@ def test_none_where_the_config_file_has_a_value(parse):
   assert config.network.name == "resnet18" and config.teacher.weights == "weights/resnet101"
 
 
+def test_lambda_of_the_imagenet_configs_does_not_depend_on_the_target(parse):
+  """M11's lambda is 4 in nats for one GBOP, whatever the command line sets."""
+  imagenet = f"{ROOT}/configs/imagenet.py:mobilenet_v2"
+  for target, count in (("5.12", 1), ("4.5", 1), ("(4.0, 5.12, 6.0)", 3)):
+    config = parse(f"--config.arch.target_gbops={target}", config=imagenet)
+    config_rules.validate(config)
+    assert penalty_weights(config) == (4.0,) * count
+  config = parse(
+      "--config.arch.penalty_weight=None", "--config.arch.relative_penalty_weight=18", "--config.arch.target_gbops=4.5",
+      config=imagenet)
+  assert penalty_weights(config) == (4.0,)
+  assert penalty_weights(parse("--config.arch.target_gbops=0.05")) == (13.24 / 0.05,)
+
+
 @pytest.mark.parametrize("argument, sentence", [
     ("--config.arch.target_gbop=1", "test: unknown config field arch.target_gbop; known fields are arch.beta1, "
      "arch.beta2, arch.epsilon, arch.final_learning_rate, arch.initial_std, arch.l2, arch.learning_rate, "
-     "arch.relative_penalty_weight, arch.target_gbops, arch.target_tolerance, arch.train_targets.\n"),
+     "arch.penalty_weight, arch.relative_penalty_weight, arch.target_gbops, arch.target_tolerance, "
+     "arch.train_targets.\n"),
     ("--config.network.options.stem=1", "test: unknown config field network.options.stem; known fields are "
      "network.options.blocks, network.options.last_channels, network.options.stem_channels, "
      "network.options.stem_stride.\n"),

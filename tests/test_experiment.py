@@ -1,8 +1,11 @@
 """Whole runs on digits with a tiny network."""
 
+import dataclasses
 import json
 import logging
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -10,8 +13,14 @@ import pytest
 
 from metamix_jax import experiment
 from metamix_jax.errors import UserError
+from metamix_jax.method.bops import complete_bits, gbops
+from metamix_jax.method.selection import most_probable_bits, select_within_target
+from metamix_jax.reporting import page
 from metamix_jax.training.context import prepare
+from metamix_jax.training.evaluation import evaluate_bits
+from metamix_jax.training.saved_search import load_search
 from tests.helpers.configs import tiny_config
+from tests.helpers.files import ROOT
 from tests.helpers.interrupted_runs import parameters
 
 
@@ -110,6 +119,39 @@ def test_search_first_then_train_one_after_the_other(finished_run, data_dir, tmp
   jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path, "stage_b_0.0008"), parameters(finished_run[0]))
 
 
+def test_a_finished_run_keeps_its_meta_state_and_alpha(finished_run, data_dir):
+  """Both give what the run itself found, and bits for a target that it did not have."""
+  workdir, summary, _ = finished_run
+  context = prepare(tiny_config(data_dir))
+  layers, target = context.network.layers, summary["targets"][0]
+  search = load_search(context, workdir)
+  alpha, = search.alpha.values()
+  assert list(search.alpha) == [0.0008]
+  assert select_within_target(layers, alpha, 0.0008, 0.03) == target["bits"]
+  assert most_probable_bits(layers, alpha) == target["most_probable_bits"]
+  assert evaluate_bits(context, search.meta, target["bits"]) == target["meta_state_top1"]
+  other = select_within_target(layers, alpha, 0.001, 0.03)
+  assert other != target["bits"] and 0.97 * 0.001 <= gbops(layers, complete_bits(layers, other)) <= 0.001
+
+
+def test_a_saved_search_of_another_network_is_refused(finished_run, data_dir, tmp_path):
+  config = tiny_config(data_dir)
+  with pytest.raises(UserError, match="has no checkpoints/bit_selection.json; allowed is the folder of a run whose"):
+    load_search(prepare(config), tmp_path)
+  config.quantization.candidate_bits = (2, 4, 8)  # Arrays of the same shape.
+  with pytest.raises(UserError, match=r"another network: its layer block_00/depthwise \(candidates 3, 4, 8, input "
+                     r"unsigned\) stands where layer block_00/depthwise \(candidates 2, 4, 8, input unsigned\) is"):
+    load_search(prepare(config), finished_run[0])
+  config = tiny_config(data_dir)
+  config.network.options.stem_channels, config.arch.target_gbops = 16, 0.0012  # Layers of the same names.
+  with pytest.raises(UserError, match=r"checkpoints/bit_selection is of another network: .* float32 \["):
+    load_search(prepare(config), finished_run[0])
+  context = prepare(tiny_config(data_dir))
+  fewer = dataclasses.replace(context.network, layers=context.network.layers[:-1])
+  with pytest.raises(UserError, match="has another network: 8 layers there and 7 here"):
+    load_search(dataclasses.replace(context, network=fewer), finished_run[0])
+
+
 def test_a_folder_with_candidate_indices_is_refused(finished_run, data_dir, tmp_path):
   """As an earlier version wrote bit_selection.json; nothing is run again, and the file stays."""
   shutil.copytree(finished_run[0], tmp_path / "run")
@@ -139,7 +181,35 @@ def test_bits_from_skips_the_search(finished_run, data_dir, tmp_path):
   target, = summary["targets"]
   assert target["bits"] == target["most_probable_bits"] == finished_run[1]["targets"][0]["bits"]
   assert target["target_gbops"] == 0.0008
-  assert "activation_stability" not in summary
+  # No bit-search steps, all bit-meta steps: the same meta-state, and from it the same network.
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  selection = [line for line in lines if line["phase"] == "bit_selection"]
+  assert selection[-1]["step"] == 2 * 5 and not any(name.startswith("search/") for line in selection for name in line)
+  assert summary["activation_stability"] == finished_run[1]["activation_stability"]
+  assert target["meta_state_top1"] == finished_run[1]["targets"][0]["meta_state_top1"]
+  for phase in ("bit_selection", "stage_b"):
+    jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path, phase), parameters(finished_run[0], phase))
+  assert page.write(tmp_path).exists()
+  with pytest.raises(UserError, match="bit_selection.json has no alpha; its run took its bits from a file"):
+    load_search(prepare(config), tmp_path)
+
+
+def test_a_run_on_the_meta_state_of_another_one(finished_run, data_dir, tmp_path):
+  """Neither pretraining nor bit-meta steps; the same network as the run that did both."""
+  config = tiny_config(data_dir)
+  config.meta_state_from, config.bits_from = str(finished_run[0]), str(finished_run[0] / "selected_bits.json")
+  config.pretraining.epochs = 0
+  summary = experiment.run(prepare(config), tmp_path)
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert {line["phase"] for line in lines} == {"stage_a", "stage_b"}
+  assert summary["full_precision_top1"] == finished_run[1]["full_precision_top1"]
+  assert summary["uniform"] == finished_run[1]["uniform"] and "activation_stability" not in summary
+  assert page.write(tmp_path).exists()
+  for phase in ("pretraining", "bit_selection"):
+    jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path, phase), parameters(finished_run[0], phase))
+  config.meta_state_from = str(tmp_path / "nothing")
+  with pytest.raises(UserError, match="nothing has no checkpoints/bit_selection.json; allowed is the folder of a run"):
+    prepare(config)
 
 
 def test_damaged_bits_file(finished_run, data_dir, tmp_path):
@@ -154,3 +224,29 @@ def test_damaged_bits_file(finished_run, data_dir, tmp_path):
     (tmp_path / "bits.json").write_text(content)
     with pytest.raises(ValueError, match=sentence):
       prepare(config)
+
+
+def test_the_quality_of_a_finished_search_is_measured_from_its_files(finished_run, tmp_path):
+  workdir, summary, _ = finished_run
+  folder = tmp_path / "run"
+  shutil.copytree(workdir, folder)
+  settings = dict(num_random=3, num_local=2, random_batches=1, judging_batches=1, num_resamples=10)
+  command = [sys.executable, str(ROOT / "scripts" / "search_quality.py"), str(folder),
+             *(f"--config.{name}={value}" for name, value in settings.items())]
+  process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+  assert process.returncode == 0, process.stderr
+  measured = json.loads((folder / "report" / "search_quality.json").read_text())
+  target, = measured["targets"]
+  # The same state, bits and images as in the run itself.
+  assert target["selected"]["bits"] == summary["targets"][0]["bits"]
+  assert target["selected"]["top1"] == pytest.approx(summary["targets"][0]["meta_state_top1"], abs=1e-9)
+  assert [measured["uniform"][str(result["bits"])]["top1"] for result in summary["uniform"]] == pytest.approx(
+      [result["top1"] for result in summary["uniform"]], abs=1e-9)
+  assert len(target["random"]) == 3 and measured["num_images"] == 450 and measured["num_random_images"] == 128
+  assert target["verdict"] in process.stdout and "<svg" in (folder / "report" / "report.html").read_text()
+  for arguments, sentence in (
+      ([str(tmp_path)], "is no folder of a run"), ([], "0 folders are given"),
+      ([str(folder), "--config.num_random=0"], "config.num_random is 0; it must be an integer from 1"),
+      ([str(folder), "--config.random=1"], "unknown config field random")):
+    refused = subprocess.run([*command[:2], *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert refused.returncode == 2 and sentence in refused.stderr and "Traceback" not in refused.stderr

@@ -41,7 +41,7 @@ def test_gradients_reach_everything(name, bits):
   weight_labels(meta.trainable)  # Raises for a leaf without an optimiser.
   target = sum(layer.macs for layer in network.layers) * 16 / 1e9
   arch = create_arch_states(
-      network, optimizer, seed=0, deviation=1e-3, targets_gbops=(target,), relative_penalty_weight=1e-3 * target)
+      network, optimizer, seed=0, initial_std=1e-3, targets_gbops=(target,), penalty_weights=(1e-3,))
   arch = jax.device_get(arch)
 
   new_meta, _ = programs.bit_meta_step(meta, batch)

@@ -16,7 +16,7 @@ TARGETS = {"mobilenet_v2": 5.12, "mobilenet_v3_large": 3.31, "resnet18": 32.86}
 def test_fields_are_valid_and_the_target_in_reach(network):
   config = imagenet_config(network)
   assert config.arch.target_gbops == TARGETS[network]
-  assert config.arch.relative_penalty_weight / config.arch.target_gbops == pytest.approx(4)
+  assert context.penalty_weights(config) == (4.0,)
   layers = context.networks_without_data(config)[0].layers
   config_rules.check_target(config.arch.target_gbops, context.attainable_range(layers))
 

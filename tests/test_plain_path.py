@@ -32,7 +32,7 @@ def gradients(network, batch):
   meta = meta.replace(step_sizes=jax.tree.map(lambda s: 2.0 ** np.round(np.log2(s)), meta.step_sizes))
   meta = jax.device_get(meta.with_optimizer(meta.optimizer))
   arch = create_arch_states(
-      network, optax.trace(decay=0.9), seed=0, deviation=0.5, targets_gbops=(1e-3,), relative_penalty_weight=1e-3)
+      network, optax.trace(decay=0.9), seed=0, initial_std=0.5, targets_gbops=(1e-3,), penalty_weights=(1.0,))
   new_meta, _ = programs.bit_meta_step(meta, batch)
   new_arch, _ = programs.bit_search_steps(jax.device_get(arch), meta, batch)
   return traverse_util.flatten_dict(

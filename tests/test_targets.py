@@ -24,7 +24,8 @@ def test_each_alpha_is_the_one_of_its_target_alone(data_dir):
   optimizer = arch_optimizer(3e-2, beta1=0.5, beta2=0.999, epsilon=1e-8, l2=1e-3)
   together, *alone = (
       work.replicate(create_arch_states(
-          work.network, optimizer, seed=0, deviation=1e-3, targets_gbops=targets_gbops, relative_penalty_weight=13.24))
+          work.network, optimizer, seed=0, initial_std=1e-3, targets_gbops=targets_gbops,
+          penalty_weights=[13.24 / target for target in targets_gbops]))
       for targets_gbops in (TARGETS, *((target,) for target in TARGETS)))
   meta = phases.start_step_sizes(work, phases.create_student(work))
   meta = work.replicate(meta.with_optimizer(work.weight_optimizer(1e-3)))
@@ -60,7 +61,8 @@ def test_bits_of_one_run_for_several_targets(data_dir):
 def test_a_target_whose_search_is_not_finite_is_named(data_dir):
   work = context.prepare(tiny_config(data_dir))
   archs = create_arch_states(
-      work.network, optax.sgd(1.0), seed=0, deviation=1e-3, targets_gbops=TARGETS, relative_penalty_weight=1.0)
+      work.network, optax.sgd(1.0), seed=0, initial_std=1e-3, targets_gbops=TARGETS,
+      penalty_weights=[1.0 / target for target in TARGETS])
   archs = archs.replace(bad_step=np.array([0, 3, 2], np.int32))
   with pytest.raises(UserError, match=r"bit_selection, step 2: the bit-search \(target 0.0008, 0.001\) loss or its"):
     loop.train(

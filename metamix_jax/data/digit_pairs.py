@@ -108,7 +108,8 @@ class Originals:
     bundled = datasets.load_digits()
     levels = bundled.images[indices] / (digits.NUM_LEVELS - 1)
     factor = _SOURCE_SIZE // levels.shape[-1]
-    strokes = np.clip(ndimage.zoom(levels, (1, factor, factor), order=3, grid_mode=True, mode="grid-constant"), 0, 1)
+    enlarged = ndimage.zoom(levels, (1, factor, factor), order=3, grid_mode=True, mode="grid-constant")
+    strokes = np.clip(np.asarray(enlarged), 0, 1)
     labels = bundled.target[indices]
     return cls(strokes, indices, tuple(np.flatnonzero(labels == digit) for digit in range(10)))
 

@@ -14,9 +14,9 @@ from metamix_jax.method.quantizers import CodeRange, fake_quantize, straight_thr
 from metamix_jax.method.reductions import map_and_sum
 
 
-def initial_alpha(key: Array, num_candidates: int, deviation: float) -> Array:
-  """Draws the initial alpha of M5, [B] float32: deviation * N(0, 1), with a deviation of 1e-3 in the release [C]."""
-  return deviation * jax.random.normal(key, (num_candidates,), jnp.float32)
+def initial_alpha(key: Array, num_candidates: int, initial_std: float) -> Array:
+  """Draws the initial alpha of M5, [B] float32: N(0, 1) times a standard deviation, 1e-3 in the release [C]."""
+  return initial_std * jax.random.normal(key, (num_candidates,), jnp.float32)
 
 
 def bit_probabilities(alpha: Array) -> Array:

@@ -9,6 +9,7 @@ equations in order.
 """
 
 from collections.abc import Sequence
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -57,6 +58,11 @@ def code_range(bits: ArrayLike | Sequence[int], input_range: str) -> CodeRange:
 def input_shift(input_range: str) -> float:
   """Returns the offset added to a layer's input before quantisation and subtracted afterwards (M3): 3/8 or 0."""
   return HARD_SWISH_SHIFT if input_range == "hard_swish" else 0.0
+
+
+def lowest_input(input_range: str) -> float:
+  """Returns the lowest value that a layer of this range can tell from others: 0, -3/8 or, if signed, -infinity (M3)."""
+  return -math.inf if input_range == "signed" else -input_shift(input_range)
 
 
 def initial_step_size(mean_magnitude: Array, levels: Array) -> Array:

@@ -45,16 +45,17 @@ class Network:
 
   def apply(
       self, variables: Mapping[str, Tree], images: Array, *, train: bool, mutable: Sequence[str] = (),
-      dropout_key: Array | None = None, dtype: str | None = None,
+      random_key: Array | None = None, dtype: str | None = None,
   ) -> tuple[Array, Mapping[str, Tree]]:
     """Runs the network on a batch: the one place where images are normalised and cast.
 
     Args:
       variables: collections of the module (see nn/layers.py).
       images: uint8 [N, H, W, C].
-      train: True: batch norm normalises by the batch, dropout is active.
+      train: True: batch norm normalises by the batch, dropout and other random layers are active.
       mutable: collections that the pass writes.
-      dropout_key: of this step and replica; not needed where `train` is False.
+      random_key: of this pass (nn.batch_random.batch_key), for random numbers of every name; not needed where `train`
+        is False.
       dtype: of the activations; None: `self.dtype`.
 
     Returns:
@@ -62,5 +63,5 @@ class Network:
     """
     logits, written = self.module.apply(
         variables, self.normalize(images).astype(dtype or self.dtype), train=train, mutable=list(mutable),
-        rngs=None if dropout_key is None else {"dropout": dropout_key})
+        rngs=None if random_key is None else {"params": random_key})  # Flax falls back on it for any other name.
     return logits.astype(jnp.float32), written

@@ -9,6 +9,7 @@ What a layer does is decided by the variables it is given, never by a flag:
   precision     candidate       []      int32: the input is quantised with this candidate (M1)
   precision     probabilities   [B]     the input becomes the mixture of all candidates (M6)
   calibration   mean_magnitude  []      written when the collection is mutable: mean|x| (M4)
+  calibration   minimum         []      written with it: the lowest value of x
 
 Without an entry in `precision` the input stays in full precision. All of them are arrays, so one compiled
 program serves every assignment of bits.
@@ -69,6 +70,7 @@ class QuantLayer(nn.Module):
     """The layer's input as its convolution sees it: full precision, one bit-width (M1) or a mixture (M6)."""
     if self.is_mutable_collection("calibration"):
       self.put_variable("calibration", "mean_magnitude", jnp.mean(jnp.abs(x), dtype=jnp.float32))
+      self.put_variable("calibration", "minimum", jnp.min(x).astype(jnp.float32))
     if not self.has_variable("precision", "candidate") and not self.has_variable("precision", "probabilities"):
       return x
     step_sizes = self.get_variable("step_sizes", "activation")

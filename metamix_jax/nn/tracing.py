@@ -116,12 +116,12 @@ def check_training(
     axis_name: of the pmap axis that the network's layers may use.
 
   Raises:
-    UserError: the network draws random numbers under another name than "dropout", or a layer keeps `batch_stats` and
-      does not write its `batch_moments`, as BatchNorm does, from which they are re-estimated.
+    UserError: a layer keeps `batch_stats` and does not write its `batch_moments`, as BatchNorm does, from which they
+      are re-estimated.
   """
   def train(variables, images):
-    _, written = _draw(network, "in training, where allowed is 'dropout'", lambda: network.apply(
-        variables, images, train=True, mutable=["batch_stats", "batch_moments"], rngs={"dropout": jax.random.key(0)}))
+    _, written = network.apply(
+        variables, images, train=True, mutable=["batch_stats", "batch_moments"], rngs={"params": jax.random.key(0)})
     return written
 
   images = jax.ShapeDtypeStruct((1, 2, *image_shape), jnp.float32)
@@ -151,7 +151,7 @@ def _evaluate(network, image_shape, interceptor):
 
   def evaluate(variables, x):
     with nn.intercept_methods(interceptor):
-      return _draw(network, "in evaluation, where there are none", lambda: network.apply(
+      return _without_random_numbers(network, lambda: network.apply(
           variables, x, train=False, mutable=["calibration"]))
 
   logits, written = jax.eval_shape(evaluate, variables, image)
@@ -159,14 +159,15 @@ def _evaluate(network, image_shape, interceptor):
   return variables, written
 
 
-def _draw(network: nn.Module, where: str, run: Callable[[], Any]) -> Any:
-  """Runs a pass and turns Flax's error about random numbers into a sentence."""
+def _without_random_numbers(network: nn.Module, run: Callable[[], Any]) -> Any:
+  """Runs a pass in evaluation mode and turns Flax's error about random numbers into a sentence."""
   try:
     return run()
   except flax_errors.InvalidRngError as error:
     name = re.search(r'"(\w+)"', str(error))
     raise UserError(
-        f"network {type(network).__name__} draws random numbers{f' named {name[1]!r}' if name else ''} {where}."
+        f"network {type(network).__name__} draws random numbers{f' named {name[1]!r}' if name else ''} in evaluation, "
+        "where there are none."
     ) from error
 
 
@@ -200,7 +201,7 @@ def _check_logits(network, logits):
 def _check_layers(network, names, calls, variables, written):
   """Raises UserError where a layer's variables are not those that calibration and weight training look for."""
   kernels = traverse_util.flatten_dict(variables.get("params", {}), sep="/")
-  magnitudes = traverse_util.flatten_dict(written.get("calibration", {}), sep="/")
+  measured = traverse_util.flatten_dict(written.get("calibration", {}), sep="/")
   for name in names:
     for method in ("quantize_input", "quantize_kernel"):
       if calls[name, method] != 1:
@@ -210,11 +211,12 @@ def _check_layers(network, names, calls, variables, written):
     if f"{name}/kernel" not in kernels:
       raise UserError(
           f"layer {name} of {network} has no parameter named kernel, whose step sizes weight training starts.")
-    if magnitudes.pop(f"{name}/mean_magnitude", None) != jax.ShapeDtypeStruct((), jnp.float32):
+    written_here = [measured.pop(f"{name}/{leaf}", None) for leaf in ("mean_magnitude", "minimum")]
+    if written_here != [jax.ShapeDtypeStruct((), jnp.float32)] * 2:
       raise UserError(
           f"layer {name} of {network} lies in a lifted transformation (nn.vmap, nn.scan), where one call stands for "
           "several layers; allowed are layers that are written out, and nn.remat.")
-  if magnitudes:
+  if measured:
     raise UserError(
-        f"layer {min(magnitudes).rpartition('/')[0]} of {network} quantises its input, but its __call__ was not seen "
+        f"layer {min(measured).rpartition('/')[0]} of {network} quantises its input, but its __call__ was not seen "
         "(another method was called, or nn.jit hid it); allowed are layers that are called, outside of nn.jit.")

@@ -148,3 +148,34 @@ def read_saved_config(path: pathlib.Path) -> dict[str, Any]:
         f"{path} cannot be read ({error}); it is damaged. Delete it to continue the run in its folder with the config"
         " that you pass, which must be the one that the run started with, or choose another workdir.") from error
   return fields
+
+
+def load_config_of_run(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """Returns the config that a run's folder belongs to, locked; `training.context.prepare` checks its values.
+
+  Raises:
+    UserError: the folder does not hold a run, or its config.json is damaged.
+  """
+  path = workdir / "config.json"
+  if not path.exists():
+    raise UserError(f"{workdir} is not the folder of a run: it has no config.json.")
+  config = ml_collections.ConfigDict()
+  for name, value in read_saved_config(path).items():
+    *sections, field = name.split(".")
+    section = config
+    for part in sections:
+      if part not in section:
+        section[part] = ml_collections.ConfigDict()
+      section = section[part]
+    value = _with_tuples(value)
+    section[field] = ml_collections.ConfigDict(value) if isinstance(value, dict) else value
+  return config.lock()
+
+
+def _with_tuples(value: Any) -> Any:
+  """Returns a value of a JSON file with tuples for lists, as config files write them."""
+  if isinstance(value, list):
+    return tuple(map(_with_tuples, value))
+  if isinstance(value, dict):
+    return {name: _with_tuples(entry) for name, entry in value.items()}
+  return value

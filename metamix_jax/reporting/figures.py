@@ -11,6 +11,7 @@ import numpy as np
 from metamix_jax.method.bops import candidate_widths, layer_gbops
 from metamix_jax.records.names import STAGES, TRAINING_PHASES, format_target, name_for_target
 from metamix_jax.records.results import FULL_PRECISION_TOP1, TOP1_OF_STAGE, TargetResult
+from metamix_jax.reporting import search_quality
 from metamix_jax.reporting.saved_run import SavedRun
 from metamix_jax.reporting.style import (
   BLACK,
@@ -286,6 +287,7 @@ def figures_of(run: SavedRun) -> Iterator[tuple[str, str, Callable[[], Figure | 
   for result in run.target_results:
     name = name_for_target("bits", result.target_gbops, run.targets)
     yield name, CAPTIONS["bits"], lambda result=result: bits_per_layer(result)
+  yield "search_quality", search_quality.CAPTION, lambda: search_quality.search_quality(run)
   yield "search_cost", CAPTIONS["search_cost"], lambda: search_cost(run)
   for target in run.targets:
     name = name_for_target("probabilities", target, run.targets)

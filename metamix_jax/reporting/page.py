@@ -10,8 +10,9 @@ from metamix_jax.errors import UserError
 from metamix_jax.method.bops import candidate_widths
 from metamix_jax.records.files import write_text
 from metamix_jax.records.names import format_target
-from metamix_jax.reporting import saved_run
+from metamix_jax.reporting import saved_run, tables
 from metamix_jax.reporting.figures import figures_of
+from metamix_jax.reporting.search_quality import interactive_figure
 from metamix_jax.reporting.style import save
 
 _STYLE = """
@@ -23,7 +24,7 @@ th:first-child, td:first-child, table.words th, table.words td { text-align: lef
 td:first-child { white-space: nowrap; }
 thead th { border-bottom: 2px solid #767676; vertical-align: bottom; }
 tr.reference td { color: #595959; }
-figure { margin: 1.5em 0; break-inside: avoid; } figure img { max-width: 100%; }
+figure { margin: 1.5em 0; break-inside: avoid; } figure img, figure svg { max-width: 100%; height: auto; }
 figcaption, p.note { color: #595959; max-width: 75ch; }
 @media print {
   body { max-width: none; margin: 0; font-size: 10pt; }
@@ -57,7 +58,8 @@ def write(folder: pathlib.Path) -> pathlib.Path:
     for name, caption, draw in figures_of(run):
       path = folder / "report" / f"{name}.png"
       if save(draw, path):
-        figures.append(_figure(path, caption))
+        drawing = interactive_figure(run) if name == "search_quality" else _image(path, caption)
+        figures.append(_figure(drawing, f"{caption} ({path.name})"))
     write_text(page, _page(run, figures))
   except OSError as error:
     raise UserError(f"the report cannot be written to {page.parent} ({error.strerror}).") from error
@@ -74,6 +76,7 @@ def _page(run, figures):
       f"<p>{html.escape(_status(run))}</p>",
       "<h2>What was selected, at what cost, with what accuracy</h2>", _selection_table(run),
       f"<p class='note'>{_EXPLANATION}</p>",
+      "<h2>How good the search is</h2>", _search_quality_table(run),
       "<h2>Phases</h2>", _table(["phase", "state"], run.phase_states.items(), kind="words"),
       "<h2>Figures</h2>", *(figures or ["<p>There is nothing to draw yet.</p>"]),
       "<h2>Bits of every layer</h2>", _layer_table(run),
@@ -115,6 +118,21 @@ def _selection_table(run):
   return note + _table(header, rows, num_references=len(rows) - len(run.target_results))
 
 
+def _search_quality_table(run):
+  """Returns the verdict of each target and a table with one row for each assignment, the selection first."""
+  quality = run.search_quality
+  if quality is None:
+    return (f"<p>Not measured. scripts/search_quality.py {html.escape(str(run.folder))} compares the selection with "
+            "random and other assignments of the same cost.</p>")
+  verdicts = [f"<li>{format_target(target.target_gbops)} GBOPs: {html.escape(target.verdict)}</li>"
+              for target in quality.targets]
+  note = (f"<p class='note'>Straight from the meta-state, on {quality.num_images:,} images; random assignments and "
+          f"the selection beside them on {quality.num_random_images:,} of these. Difference: loss of the "
+          "selection minus the loss of the assignment, with its 95 % interval; below 0 the selection is better.</p>")
+  return "\n".join(["<ul>", *verdicts, "</ul>", _table(
+      tables.SEARCH_QUALITY_HEADER, tables.search_quality_rows(quality), kind="numbers"), note])
+
+
 def _layer_table(run):
   header = ["layer", "kind", "multiply-accumulates", "weight bits"] + [
       f"bits at {format_target(result.target_gbops)} GBOPs" for result in run.target_results]
@@ -135,11 +153,14 @@ def _table(header: Sequence[str], rows: Iterable[Sequence], num_references: int 
   return "\n".join([*lines, "</table>"])
 
 
-def _figure(path, caption):
+def _image(path, caption):
   data = base64.b64encode(path.read_bytes()).decode("ascii")
   description = html.escape(f"{path.stem.replace('_', ' ')}: {caption}", quote=True)
-  return (f'<figure><img src="data:image/png;base64,{data}" alt="{description}">'
-          f"<figcaption>{html.escape(caption)} ({html.escape(path.name)})</figcaption></figure>")
+  return f'<img src="data:image/png;base64,{data}" alt="{description}">'
+
+
+def _figure(drawing, caption):
+  return f"<figure>{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def _percent(top1):

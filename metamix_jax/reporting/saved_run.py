@@ -13,15 +13,16 @@ from metamix_jax.errors import UserError
 from metamix_jax.method.bops import LayerCost, uniform_widths
 from metamix_jax.records.names import STAGES, TRAINING_PHASES, format_target, name_for_target
 from metamix_jax.records.results import (
-    FULL_PRECISION_TOP1,
-    TOP1_OF_STAGE,
-    ActivationStability,
-    BitSelection,
-    MetaEvaluation,
-    TargetResult,
-    UniformResult,
-    parse_results,
+  FULL_PRECISION_TOP1,
+  TOP1_OF_STAGE,
+  ActivationStability,
+  BitSelection,
+  MetaEvaluation,
+  TargetResult,
+  UniformResult,
+  parse_results,
 )
+from metamix_jax.records.search_quality import SearchQuality, read_search_quality
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class SavedRun:
     records: the lines of DIR/metrics.jsonl.
     results: {phase: results} of each finished phase, from DIR/checkpoints/PHASE.json.
     summary: contents of DIR/report/summary.json; None: the run is not finished.
+    search_quality: of DIR/report/search_quality.json; None: it was not measured.
   """
 
   folder: pathlib.Path
@@ -43,6 +45,7 @@ class SavedRun:
   records: tuple[Mapping[str, Any], ...]
   results: Mapping[str, Mapping[str, Any]]
   summary: Mapping[str, Any] | None
+  search_quality: SearchQuality | None = None
 
   @functools.cached_property
   def targets(self) -> list[float]:
@@ -138,7 +141,9 @@ def read(folder: pathlib.Path) -> SavedRun:
   records = _parse(folder / "metrics.jsonl", _records) if (folder / "metrics.jsonl").exists() else ()
   results = {path.stem: _parse(path, _results) for path in sorted((folder / "checkpoints").glob("*.json"))}
   summary = folder / "report" / "summary.json"
-  run = SavedRun(folder, config, layers, records, results, _parse(summary, _object) if summary.exists() else None)
+  run = SavedRun(
+      folder, config, layers, records, results, _parse(summary, _object) if summary.exists() else None,
+      read_search_quality(folder, layers))
   parse_results(folder / "checkpoints" / "bit_selection.json", lambda: run.activation_stability)
   parse_results(folder / "checkpoints" / "meta_evaluation.json", lambda: run.uniform_results)
   return run

@@ -21,7 +21,7 @@ KIND_STYLES = {
     "dense": {"facecolor": GREEN, "hatch": "...."},
     "other": {"facecolor": PURPLE, "hatch": "xxxx"},
 }
-_STYLE = {
+FIGURE_STYLE = {
     "font.size": 9, "axes.titlesize": 10, "figure.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False,
     "axes.axisbelow": True, "grid.alpha": 0.3, "hatch.linewidth": 0.6, "legend.frameon": False}
 _DOTS_PER_INCH = 110
@@ -54,7 +54,7 @@ def series_style(index: int) -> dict:
 
 def save(draw: Callable[[], Figure | None], path: pathlib.Path) -> bool:
   """Draws a figure in the shared style and writes it atomically as a PNG; returns False if `draw` returns None."""
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(FIGURE_STYLE):
     figure = draw()
     if figure is None:
       path.unlink(missing_ok=True)  # Of an earlier state of the run.

@@ -12,6 +12,7 @@ from metamix_jax.method.bops import (
     uniform_widths,
 )
 from metamix_jax.records.names import format_target
+from metamix_jax.records.search_quality import AssignmentScore, SearchQuality
 from metamix_jax.reporting.saved_run import SavedRun
 
 
@@ -27,10 +28,19 @@ def format_table(run: SavedRun) -> str:
   if run.summary["skipped_records"]:
     lines += [
         "", f"{run.summary['skipped_records']} records could not be decoded and were left out; the log names them"]
+  lines += ["", *_search_verdicts(run)]
   seconds = run.summary["seconds"]
   times = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
   lines += ["", f"Seconds: {times}; {sum(seconds.values()):.0f} in all"]
   return "\n".join(lines)
+
+
+def _search_verdicts(run):
+  """Returns a line for each target that says how good its selection is; one line where it was not measured."""
+  if run.search_quality is None:
+    return [f"How good the search is was not measured: scripts/search_quality.py {run.folder}"]
+  return [f"Search for {format_target(target.target_gbops)} GBOPs: the selection {_sentence(target)}"
+          for target in run.search_quality.targets]
 
 
 def _format_curve(run):
@@ -87,6 +97,62 @@ def _format_top1s(run, result):
     lines.append(f"  after stage A (activations quantised) {result.stage_a_top1:>7.2f}")
     lines.append(f"  final (weights quantised too)         {result.final_top1:>7.2f}")
   return lines
+
+
+SEARCH_QUALITY_HEADER = (
+    "target [GBOPs]", "assignment", "cost [GBOPs]", "loss [nats]", "top-1 [%]", "difference [nats]")
+
+
+def search_quality_rows(quality: SearchQuality) -> list[tuple[str, ...]]:
+  """Returns rows under SEARCH_QUALITY_HEADER: each target's selection and baselines, then the uniform bit-widths."""
+  rows = []
+  for target in quality.targets:
+    name = format_target(target.target_gbops)
+    by_loss = sorted(target.random, key=lambda score: score.loss)
+    rows += [
+        _quality_row(name, "selected", target.selected),
+        _quality_row(name, "selected, beside random", target.selected_beside_random),
+        _quality_row(name, "best random", by_loss[0]),
+        _quality_row(name, "median random", by_loss[len(by_loss) // 2])]
+    for comparison in target.comparisons:
+      low, high = comparison.interval
+      rows.append(_quality_row(
+          name, comparison.name, comparison.score, f"{comparison.difference:+.4f} ({low:+.4f} to {high:+.4f})"))
+  return rows + [
+      _quality_row("", f"all at {bits} bits", score) for bits, score in sorted(quality.uniform.items())]
+
+
+def _quality_row(target: str, assignment: str, score: AssignmentScore, difference: str = "") -> tuple[str, ...]:
+  return target, assignment, f"{score.gbops:.6f}", f"{score.loss:.4f}", f"{score.top1:.2f}", difference
+
+
+def format_search_quality(run: SavedRun) -> str:
+  """Returns the quality of the search as text: the verdict of each target, and a table.
+
+  Raises:
+    ValueError: it was not measured.
+  """
+  quality = run.search_quality
+  if quality is None:
+    raise ValueError(f"the search quality of {run.folder} was not measured.")
+  rows = [SEARCH_QUALITY_HEADER, *search_quality_rows(quality)]
+  widths = [max(len(row[column]) for row in rows) for column in range(len(SEARCH_QUALITY_HEADER))]
+  lines = ["", f"Quality of the search, straight from the meta-state, on {quality.num_images} images"]
+  for target, assignment, *numbers in rows:
+    cells = [f"{target:<{widths[0]}}", f"{assignment:<{widths[1]}}"] + [
+        f"{number:>{width}}" for number, width in zip(numbers, widths[2:], strict=True)]
+    lines.append(f"  {'  '.join(cells)}".rstrip())
+  lines += [
+      "", f"Random assignments, and the selection beside them: on {quality.num_random_images} of the images",
+      "Difference: loss of the selection minus loss of the assignment, with its 95 % interval"]
+  lines += [
+      f"{format_target(target.target_gbops)} GBOPs: the selection {_sentence(target)}" for target in quality.targets]
+  times = ", ".join(f"{name} {seconds:.0f}" for name, seconds in quality.seconds.items())
+  return "\n".join([*lines, f"Seconds: {times}; {sum(quality.seconds.values()):.0f} in all"])
+
+
+def _sentence(target):
+  return target.verdict if target.better_than_chance else f"is {target.verdict}"
 
 
 def format_costs(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 import logging
+import pathlib
 from typing import Any, TypeAlias
 
 import jax
@@ -20,6 +21,7 @@ from metamix_jax.models.network import Network
 from metamix_jax.nn.scheme import LSQ, Placement, QuantizationScheme, Quantizer
 from metamix_jax.nn.tracing import check_evaluation, check_training, trace_network
 from metamix_jax.records import names, paths, selected_bits
+from metamix_jax.records.alpha import check_saved_search
 from metamix_jax.training import parallel
 from metamix_jax.training.optimizers import arch_optimizer, weight_optimizer
 from metamix_jax.training.steps import AXIS
@@ -86,9 +88,11 @@ def prepare(config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ) -> Tr
     config_rules.check_target(target, attainable_range(network.layers))
   if config.bits_from is not None:
     selected_bits.read_selected_bits(config.bits_from, network.layers)
+  if config.meta_state_from is not None:
+    check_saved_search(pathlib.Path(config.meta_state_from), network.layers)
   return TrainingContext(
-      config, source, network, teacher, parallel.make_programs(), make_weight_optimizer(config),
-      make_arch_optimizer(config))
+      config, source, network, teacher, parallel.make_programs(matmul_precision=config.matmul_precision),
+      make_weight_optimizer(config), make_arch_optimizer(config))
 
 
 def make_weight_optimizer(config: ml_collections.ConfigDict) -> MakeOptimizer:
@@ -100,6 +104,14 @@ def make_arch_optimizer(config: ml_collections.ConfigDict) -> MakeOptimizer:
   """Returns a function that makes a config's optimiser of alpha from a learning rate or a schedule."""
   arch = config.arch
   return functools.partial(arch_optimizer, beta1=arch.beta1, beta2=arch.beta2, epsilon=arch.epsilon, l2=arch.l2)
+
+
+def penalty_weights(config: ml_collections.ConfigDict) -> tuple[float, ...]:
+  """Returns lambda of M11 for each target of a config, in nats for one GBOP."""
+  arch = config.arch
+  if arch.penalty_weight is not None:
+    return (arch.penalty_weight,) * len(names.targets(config))
+  return tuple(arch.relative_penalty_weight / target for target in names.targets(config))
 
 
 def build_networks(
@@ -164,5 +176,6 @@ def _check_networks(config):
     if section == "teacher" and config.teacher.name in (STUDENT, LABELS):
       continue
     create_network(config[section].name, 2, scheme, config[section].options.to_dict(), section)
-    if weights is not None and weights != RANDOM_WEIGHTS:
+    unused = section == "network" and config.meta_state_from is not None
+    if weights is not None and weights != RANDOM_WEIGHTS and not unused:
       pretrained.check_exists(weights, config[section].name)

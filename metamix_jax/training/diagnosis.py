@@ -42,7 +42,7 @@ def first_not_finite(meta: MetaState, batch: dict) -> str:
       # In full precision: what overflows there overflows at every bit-width; what does not is left to the gradient.
       meta.network.apply(
           {"params": meta.weights, "batch_stats": meta.batch_stats}, images, train=True, mutable=["batch_stats"],
-          dropout_key=jax.random.key(0), dtype="float32")
+          random_key=jax.random.key(0), dtype="float32")
     return flags
 
   flags = jax.jit(jax.vmap(finite_outputs, axis_name=AXIS))(jax.device_get(batch["image"]))

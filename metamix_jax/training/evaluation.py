@@ -1,10 +1,11 @@
 """Accuracy of a state on the evaluation split, and batch-norm statistics that fit an assignment of bits."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import itertools
 from typing import Any
 
 import jax
+import numpy as np
 
 from metamix_jax.method.bops import uniform_bits, uniform_widths
 from metamix_jax.method.precision import assigned_precision
@@ -28,10 +29,25 @@ def evaluate(context: TrainingContext, meta: MetaState, precision: Any) -> float
 
 def reestimate_batch_statistics(context: TrainingContext, meta: MetaState, precision: Any) -> MetaState:
   """Returns a copy with running statistics averaged over config.reestimation_batches batches at a precision [A]."""
-  num_batches = min(context.config.reestimation_batches, context.data.steps_per_epoch)
+  num_batches = num_reestimation_batches(context)
   batches = itertools.islice(context.place(context.data.train_epoch(0)), num_batches)
-  results = (context.programs.batch_moments_step(meta.without_optimizer(), precision, batch) for batch in batches)
-  moments = list(show_bar(fetch(results), "batch statistics", num_batches))
+  return average_batch_statistics(
+      context, meta, precision, show_bar(batches, "batch statistics", num_batches))
+
+
+def num_reestimation_batches(context: TrainingContext) -> int:
+  """Returns config.reestimation_batches, or the batches of an epoch where there are fewer."""
+  return min(context.config.reestimation_batches, context.data.steps_per_epoch)
+
+
+def average_batch_statistics(
+    context: TrainingContext, meta: MetaState, precision: Any, batches: Iterable[dict[str, jax.Array]]
+) -> MetaState:
+  """Returns a copy with running statistics averaged over batches that are on the devices, at a precision [A]."""
+  bare = meta.without_optimizer()
+  moments = list(fetch(
+      context.programs.batch_moments_step(bare.replace(step=np.int32(number)), precision, batch)
+      for number, batch in enumerate(batches)))
   average = jax.tree.map(lambda *values: sum(values) / len(values), *moments)
   return meta.replace(batch_stats=context.replicate(average))
 

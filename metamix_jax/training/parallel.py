@@ -6,6 +6,7 @@ arrays between steps. Only batches carry a leading device axis.
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,9 @@ class Steps(NamedTuple):
   bit_meta_step: Callable = steps.bit_meta_step
   bit_search_steps: Callable = steps.bit_search_steps
   evaluation_step: Callable = steps.evaluation_step
+  image_scores_step: Callable = steps.image_scores_step
   calibration_step: Callable = steps.calibration_step
+  input_range_step: Callable = steps.input_range_step
   batch_moments_step: Callable = steps.batch_moments_step
 
 
@@ -53,21 +56,26 @@ class Programs(NamedTuple):
   bit_meta_step: Callable
   bit_search_steps: Callable
   evaluation_step: Callable
+  image_scores_step: Callable
   calibration_step: Callable
+  input_range_step: Callable
   batch_moments_step: Callable
 
 
-def make_programs(devices: Sequence[jax.Device] | None = None, functions: Steps = STEPS) -> Programs:
+def make_programs(
+    devices: Sequence[jax.Device] | None = None, functions: Steps = STEPS, matmul_precision: str = "highest"
+) -> Programs:
   """Maps steps over devices.
 
   Args:
     devices: the devices of this process to use; None: all devices of all processes.
     functions: the steps of one replica.
+    matmul_precision: of all products of matrices and convolutions, gradients included, as in config.matmul_precision.
   """
   def over_devices(step, num_unmapped, out_axes=None, static=(), donated=()):
     return jax.pmap(
-        step, axis_name=steps.AXIS, in_axes=(None,) * num_unmapped + (0,), out_axes=out_axes,
-        static_broadcasted_argnums=static, donate_argnums=donated, devices=devices)
+        _at_matmul_precision(step, matmul_precision), axis_name=steps.AXIS, in_axes=(None,) * num_unmapped + (0,),
+        out_axes=out_axes, static_broadcasted_argnums=static, donate_argnums=donated, devices=devices)
 
   return Programs(
       devices=tuple(devices or jax.local_devices()),
@@ -77,8 +85,20 @@ def make_programs(devices: Sequence[jax.Device] | None = None, functions: Steps 
       bit_meta_step=over_devices(functions.bit_meta_step, 1, donated=0),
       bit_search_steps=over_devices(functions.bit_search_steps, 2, donated=0),
       evaluation_step=over_devices(functions.evaluation_step, 2),
+      image_scores_step=over_devices(functions.image_scores_step, 2, out_axes=0),
       calibration_step=over_devices(functions.calibration_step, 1),
+      input_range_step=over_devices(functions.input_range_step, 1),
       batch_moments_step=over_devices(functions.batch_moments_step, 2))
+
+
+def _at_matmul_precision(step, precision):
+  @functools.wraps(step)
+  def at_precision(*arguments):
+    # Around the whole step: hand-written gradients are traced after the forward pass.
+    with jax.default_matmul_precision(precision):
+      return step(*arguments)
+
+  return at_precision
 
 
 def split_batch(batch: dict[str, np.ndarray], num_devices: int) -> dict[str, np.ndarray | Array]:

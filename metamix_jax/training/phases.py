@@ -7,8 +7,8 @@ import jax
 
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.records.clock import Clock
-from metamix_jax.records.names import targets
-from metamix_jax.training.context import TrainingContext
+from metamix_jax.records.names import TRAINING_PHASES, targets
+from metamix_jax.training.context import TrainingContext, penalty_weights
 from metamix_jax.training.evaluation import evaluate
 from metamix_jax.training.loop import Batch, Phase, Saving, train
 from metamix_jax.training.optimizers import cosine_schedule
@@ -28,8 +28,8 @@ def create_architectures(context: TrainingContext) -> ArchState:
   arch = context.config.arch
   return create_arch_states(
       context.network, context.arch_optimizer(_alpha_schedule(context)), seed=context.config.seed,
-      deviation=arch.initial_std, targets_gbops=targets(context.config),
-      relative_penalty_weight=arch.relative_penalty_weight)
+      initial_std=arch.initial_std, targets_gbops=targets(context.config),
+      penalty_weights=penalty_weights(context.config))
 
 
 def start_step_sizes(context: TrainingContext, meta: MetaState) -> MetaState:
@@ -92,11 +92,43 @@ def select_bits(
       metrics = metrics | {"gbops": search_metrics["gbops"], "search_loss": search_metrics["task_loss"]}
     return {"meta": meta, "arch": archs}, metrics
 
-  start = {"meta": meta.with_optimizer(context.weight_optimizer(config.learning_rate)), "arch": archs}
+  start = {"meta": _for_bit_meta_steps(context, meta), "arch": archs}
   state, _ = train(
       context, Phase("bit_selection", "bit_selection", learning_rates), start, _targets_of(context, teacher), step,
       saving=saving, clock=clock)
   return state["meta"], state["arch"]
+
+
+def train_meta_state(
+    context: TrainingContext, meta: MetaState, teacher: Teacher | None, saving: Saving | None = None,
+    clock: Clock | None = None,
+) -> MetaState:
+  """Takes the bit-meta steps (M10) of a bit selection, and no bit-search steps, for bits that are given.
+
+  The search never changes a meta-state, so this one equals the meta-state of `select_bits` bit for bit.
+
+  Args:
+    context: of the run.
+    meta: with activation step sizes; its buffers are donated, so do not use it again.
+    teacher: makes the soft targets of the task loss (M9); None: labels.
+    saving: where the steps are saved; None: nowhere.
+    clock: of the phase; None: a new one.
+
+  Returns:
+    The meta-state after the last step.
+  """
+  learning_rate = context.config.bit_selection.learning_rate
+
+  def step(state, epoch, batch):
+    del epoch
+    meta, metrics = context.programs.bit_meta_step(state["meta"], batch)
+    return {"meta": meta}, metrics
+
+  phase = Phase("bit_selection", "bit_selection", lambda step: {"learning_rate": learning_rate})
+  state, _ = train(
+      context, phase, {"meta": _for_bit_meta_steps(context, meta)}, _targets_of(context, teacher), step, saving=saving,
+      clock=clock)
+  return state["meta"]
 
 
 def train_weights(
@@ -119,8 +151,14 @@ def train_weights(
     The trained network, and {"step", "top1"} of the best step that was evaluated, or None.
   """
   precision = assigned_precision(context.network.layers, bits)
-  meta = meta.with_optimizer(context.weight_optimizer(_cosine(context, stage)))
+  meta = meta.with_optimizer(context.weight_optimizer(_cosine(context, stage)), TRAINING_PHASES.index(stage))
   return _train_at_precision(context, Phase(name or stage, stage, bits=bits), meta, precision, teacher, saving, clock)
+
+
+def _for_bit_meta_steps(context, meta):
+  """Returns a meta-state with the optimiser of the bit selection: Adam at a constant rate [C]."""
+  optimizer = context.weight_optimizer(context.config.bit_selection.learning_rate)
+  return meta.with_optimizer(optimizer, TRAINING_PHASES.index("bit_selection"))
 
 
 def _train_at_precision(context, phase, meta, precision, teacher, saving, clock):

@@ -25,7 +25,8 @@ class MetaState(struct.PyTreeNode):
     step: number of steps so far, int32 scalar.
     bad_step: number of the first step whose loss or gradient was not finite, int32 scalar; 0 for none. This step and
       all later ones change nothing else.
-    seed: seed of the dropout masks, uint32 scalar.
+    seed: seed of the run's random numbers, such as dropout masks, uint32 scalar.
+    phase: number of the training phase in records.names.TRAINING_PHASES, for the same numbers, int32 scalar.
     weights: the collection `params`.
     step_sizes: the collection `step_sizes`; {} before they are started.
     batch_stats: running statistics of batch norm.
@@ -35,6 +36,7 @@ class MetaState(struct.PyTreeNode):
   step: Array
   bad_step: Array
   seed: Array
+  phase: Array
   weights: Tree
   step_sizes: Tree
   batch_stats: Tree
@@ -71,10 +73,15 @@ class MetaState(struct.PyTreeNode):
     )
     return _if_finite(bad_step, updated, self).replace(step=step, bad_step=bad_step)
 
-  def with_optimizer(self, optimizer: optax.GradientTransformation) -> "MetaState":
-    """Returns the same weights, step sizes and statistics with a fresh optimiser at step 0, as a phase starts (M14)."""
+  def with_optimizer(self, optimizer: optax.GradientTransformation, phase: int = 0) -> "MetaState":
+    """Returns the same weights, step sizes and statistics with a fresh optimiser at step 0, as a phase starts (M14).
+
+    Args:
+      optimizer: of the weight side.
+      phase: number of the phase in records.names.TRAINING_PHASES.
+    """
     return self.replace(
-        step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), optimizer=optimizer,
+        step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), phase=jnp.int32(phase), optimizer=optimizer,
         optimizer_state=optimizer.init(self.trainable)
     )
 
@@ -185,7 +192,7 @@ def create_meta_state(
     network: the static part.
     optimizer: of the weights.
     image_shape: (H, W, C).
-    seed: of the weights and of the dropout masks.
+    seed: of the weights and of the random numbers of training.
   """
   images = jnp.zeros((1, *image_shape), jnp.float32)
   # Other collections would only make the program larger.
@@ -194,13 +201,14 @@ def create_meta_state(
   trainable = {"weights": variables["params"], "step_sizes": {}}
   return MetaState(
       step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), seed=jnp.uint32(seed),
-      weights=trainable["weights"], step_sizes={}, batch_stats=variables.get("batch_stats", {}),
-      optimizer_state=optimizer.init(trainable), network=network, optimizer=optimizer)
+      phase=jnp.zeros((), jnp.int32), weights=trainable["weights"], step_sizes={},
+      batch_stats=variables.get("batch_stats", {}), optimizer_state=optimizer.init(trainable), network=network,
+      optimizer=optimizer)
 
 
 def create_arch_states(
-    network: Network, optimizer: optax.GradientTransformation, *, seed: int, deviation: float,
-    targets_gbops: Sequence[float], relative_penalty_weight: float,
+    network: Network, optimizer: optax.GradientTransformation, *, seed: int, initial_std: float,
+    targets_gbops: Sequence[float], penalty_weights: Sequence[float],
 ) -> ArchState:
   """Creates K architecture states, stacked on a leading axis [K]; each equals the state for its target alone.
 
@@ -208,20 +216,20 @@ def create_arch_states(
     network: each of its searched layers gets an alpha.
     optimizer: of alpha.
     seed: seed of the random start of alpha (M5), the same for each target; each searched layer has its key.
-    deviation: standard deviation of the start.
+    initial_std: standard deviation of the start.
     targets_gbops: K targets in GBOPs of one image.
-    relative_penalty_weight: lambda * target of M11, in nats.
+    penalty_weights: lambda of M11 for each target, in nats for one GBOP.
   """
   searched = network.searched_layers
   keys = jax.random.split(jax.random.key(seed), len(searched))
   alpha = {
-      layer.name: initial_alpha(key, len(layer.candidate_bits), deviation)
+      layer.name: initial_alpha(key, len(layer.candidate_bits), initial_std)
       for layer, key in zip(searched, keys, strict=True)
   }
   states = [ArchState(
       step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), alpha=alpha,
       optimizer_state=optimizer.init(alpha), target_gbops=jnp.float32(target),
-      penalty_weight=jnp.float32(relative_penalty_weight / target),
+      penalty_weight=jnp.float32(penalty_weight),
       optimizer=optimizer,
-  ) for target in targets_gbops]
+  ) for target, penalty_weight in zip(targets_gbops, penalty_weights, strict=True)]
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)

@@ -4,6 +4,7 @@ A batch is {"image": uint8 [N, H, W, C], "label": int32 [N]}. `teacher_targets` 
 float32 [N, classes]. N is the part of the global batch on this replica. parallel.py maps the steps over devices.
 """
 
+from flax import traverse_util
 import jax
 from jax import Array
 import jax.numpy as jnp
@@ -13,11 +14,14 @@ from metamix_jax.method.bops import candidate_widths, gbops
 from metamix_jax.method.losses import cost_penalty, soft_cross_entropy
 from metamix_jax.method.precision import FULL_PRECISION, mixed_precision, precision_at_width
 from metamix_jax.models.network import Network, Tree
+from metamix_jax.nn.batch_random import GENERATOR, batch_key
 from metamix_jax.training.state import ArchState, MetaState, Teacher
 
 AXIS = "batch"
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
+# The passes that may draw random numbers; each has keys of its own (_random_key).
+WEIGHT, BIT_META, BIT_SEARCH, CALIBRATION, BATCH_MOMENTS = range(5)
 
 
 def teacher_targets(teacher: Teacher, batch: Batch) -> Batch:
@@ -46,7 +50,8 @@ def weight_step(meta: MetaState, precision: Tree, batch: Batch) -> tuple[MetaSta
   Returns:
     The new meta-state, and {"loss": scalar, in nats}.
   """
-  gradients, loss, batch_stats = _task_gradients(meta, precision, batch)
+  key = _random_key(meta, batch, WEIGHT, meta.phase, meta.step)
+  gradients, loss, batch_stats = _task_gradients(meta, precision, batch, key)
   gradients, loss = jax.lax.pmean((gradients, loss), AXIS)
   return meta.apply_gradients(gradients, loss, batch_stats), {"loss": loss}
 
@@ -71,7 +76,8 @@ def bit_meta_step(meta: MetaState, batch: Batch) -> tuple[MetaState, Metrics]:
   def add_candidate(carry, candidate):
     total, batch_stats = carry
     precision = precision_at_width(meta.network.layers, candidate)
-    gradients, loss, batch_stats = _task_gradients(meta.replace(batch_stats=batch_stats), precision, batch)
+    key = _random_key(meta, batch, BIT_META, meta.step, candidate)
+    gradients, loss, batch_stats = _task_gradients(meta.replace(batch_stats=batch_stats), precision, batch, key)
     return (jax.tree.map(jnp.add, total, gradients), batch_stats), loss
 
   start = (jax.tree.map(jnp.zeros_like, meta.trainable), meta.batch_stats)
@@ -101,7 +107,8 @@ def bit_search_step(arch: ArchState, meta: MetaState, batch: Batch) -> tuple[Arc
     precision = mixed_precision(network.layers, alpha)
     # Batch norm normalises by the batch; the running statistics that this pass writes are dropped.
     logits, _ = network.apply(
-        meta.variables(precision), batch["image"], train=True, mutable=["batch_stats"], dropout_key=_dropout_key(meta))
+        meta.variables(precision), batch["image"], train=True, mutable=["batch_stats"],
+        random_key=_random_key(meta, batch, BIT_SEARCH, meta.step))
     task_loss = soft_cross_entropy(logits, batch["target"])
     cost = gbops(network.layers, expected_bits(network, alpha))
     penalty = cost_penalty(cost, arch.target_gbops, arch.penalty_weight)
@@ -151,13 +158,27 @@ def evaluation_step(meta: MetaState, precision: Tree, batch: Batch) -> Metrics:
   Returns:
     Scalars {"correct", "loss" (summed, in nats), "images"}, float32.
   """
+  scores, mask = image_scores_step(meta, precision, batch), batch["mask"]
+  return jax.lax.psum(
+      {"correct": jnp.sum(mask * scores["correct"]), "loss": jnp.sum(mask * scores["loss"]), "images": jnp.sum(mask)},
+      AXIS)
+
+
+def image_scores_step(meta: MetaState, precision: Tree, batch: Batch) -> Metrics:
+  """Scores every image of a batch by its label; running statistics normalise it.
+
+  Args:
+    meta: evaluated with its running statistics.
+    precision: precision tree.
+    batch: images and labels.
+
+  Returns:
+    {"correct": 1 for a correct prediction, else 0; "loss": cross-entropy to the label, in nats}, float32 [N].
+  """
   logits, _ = meta.network.apply(meta.variables(precision), batch["image"], train=False)
   log_probabilities = jax.nn.log_softmax(logits)
   loss = -jnp.take_along_axis(log_probabilities, batch["label"][:, None], axis=1)[:, 0]
-  correct = (jnp.argmax(logits, axis=-1) == batch["label"]).astype(jnp.float32)
-  mask = batch["mask"]
-  return jax.lax.psum(
-      {"correct": jnp.sum(mask * correct), "loss": jnp.sum(mask * loss), "images": jnp.sum(mask)}, AXIS)
+  return {"correct": (jnp.argmax(logits, axis=-1) == batch["label"]).astype(jnp.float32), "loss": loss}
 
 
 def calibration_step(meta: MetaState, batch: Batch) -> dict[str, Array]:
@@ -168,37 +189,69 @@ def calibration_step(meta: MetaState, batch: Batch) -> dict[str, Array]:
   """
   _, written = meta.network.apply(
       meta.variables(FULL_PRECISION), batch["image"], train=True, mutable=["calibration"],
-      dropout_key=_dropout_key(meta), dtype="float32")
-  magnitudes = {}
-  for layer in meta.network.layers:
-    node = written["calibration"]
-    for part in layer.name.split("/"):
-      node = node[part]
-    magnitudes[layer.name] = node["mean_magnitude"]
-  return jax.lax.pmean(magnitudes, AXIS)
+      random_key=_random_key(meta, batch, CALIBRATION), dtype="float32")
+  return jax.lax.pmean(_by_layer(meta.network, written, "mean_magnitude"), AXIS)
+
+
+def input_range_step(meta: MetaState, batch: Batch) -> dict[str, dict[str, Array]]:
+  """Measures what every quantised layer reads in evaluation mode and full precision, to check M3's ranges [A].
+
+  In training mode dropout would scale what it keeps, beyond the range of the activation before it.
+
+  Returns:
+    {"minimum": lowest value, "mean_magnitude": mean|x|}, each a scalar by layer name.
+  """
+  _, written = meta.network.apply(
+      meta.variables(FULL_PRECISION), batch["image"], train=False, mutable=["calibration"], dtype="float32")
+  return {"minimum": jax.lax.pmin(_by_layer(meta.network, written, "minimum"), AXIS),
+          "mean_magnitude": jax.lax.pmean(_by_layer(meta.network, written, "mean_magnitude"), AXIS)}
 
 
 def batch_moments_step(meta: MetaState, precision: Tree, batch: Batch) -> Tree:
-  """Returns means and variances that batch norm sees on this batch at a precision, shaped like `batch_stats` [A]."""
+  """Returns means and variances that batch norm sees on this batch at a precision, shaped like `batch_stats` [A].
+
+  Args:
+    meta: its step is the number of the batch, from which random numbers follow.
+    precision: precision tree.
+    batch: targets are not needed.
+  """
   _, written = meta.network.apply(
-      meta.variables(precision), batch["image"], train=True, mutable=["batch_moments"], dropout_key=_dropout_key(meta))
+      meta.variables(precision), batch["image"], train=True, mutable=["batch_moments"],
+      random_key=_random_key(meta, batch, BATCH_MOMENTS, meta.step))
   return written.get("batch_moments", {})
 
 
-def _task_gradients(meta: MetaState, precision: Tree, batch: Batch):
+def _task_gradients(meta: MetaState, precision: Tree, batch: Batch, random_key: Array):
   """Returns gradients of the task loss (M9) by weights and step sizes on this replica, the loss, new batch_stats."""
 
   def objective(trainable):
     logits, written = meta.network.apply(
         meta.replace(**trainable).variables(precision), batch["image"], train=True, mutable=["batch_stats"],
-        dropout_key=_dropout_key(meta))
+        random_key=random_key)
     return soft_cross_entropy(logits, batch["target"]), written.get("batch_stats", meta.batch_stats)
 
   (loss, batch_stats), gradients = jax.value_and_grad(objective, has_aux=True)(meta.trainable)
   return gradients, loss, batch_stats
 
 
-def _dropout_key(meta: MetaState) -> Array:
-  """Returns a random key that differs for each step and replica."""
-  key = jax.random.fold_in(jax.random.key(meta.seed), meta.step)
-  return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+def _by_layer(network: Network, written: Tree, leaf: str) -> dict[str, Array]:
+  """Returns one leaf of the collection `calibration` by layer name."""
+  measured = traverse_util.flatten_dict(written["calibration"], sep="/")
+  return {layer.name: measured[f"{layer.name}/{leaf}"] for layer in network.layers}
+
+
+def _random_key(meta: MetaState, batch: Batch, use: int, *numbers: Array) -> Array:
+  """Returns the key of a pass over this replica's images, for masks of the global batch.
+
+  Args:
+    meta: gives the seed of the run.
+    batch: of this replica.
+    use: the kind of pass, which has other keys than all other kinds.
+    numbers: what tells the passes of one kind apart, integer scalars. A weight step has a key for each phase and step,
+      a bit-meta step for each step and bit-width. The targets of a search share the key of their step, because each one
+      equals a search for it alone, and so do the assignments whose statistics are re-estimated on one batch.
+  """
+  key = jax.random.key(meta.seed, impl=GENERATOR)
+  for number in (use, *numbers):
+    key = jax.random.fold_in(key, number)
+  return batch_key(key, len(batch["image"]), jax.lax.axis_index(AXIS))

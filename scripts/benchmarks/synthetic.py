@@ -11,6 +11,7 @@ import numpy as np
 
 from metamix_jax.config import STUDENT
 from metamix_jax.records.names import targets
+from metamix_jax.training.context import penalty_weights
 from metamix_jax.training.optimizers import arch_optimizer, weight_optimizer
 from metamix_jax.training.state import (
   ArchState,
@@ -59,8 +60,8 @@ def create_states(
   archs = create_arch_states(
       network,
       arch_optimizer(arch.learning_rate, beta1=arch.beta1, beta2=arch.beta2, epsilon=arch.epsilon, l2=arch.l2),
-      seed=config.seed, deviation=arch.initial_std, targets_gbops=targets(config),
-      relative_penalty_weight=arch.relative_penalty_weight)
+      seed=config.seed, initial_std=arch.initial_std, targets_gbops=targets(config),
+      penalty_weights=penalty_weights(config))
   teacher = None
   if config.teacher.name == STUDENT:
     teacher = Teacher(full_precision.weights, full_precision.batch_stats, network, config.teacher.dtype)

@@ -34,7 +34,7 @@ def main(process, num_processes, port, output):
   optimizer = optax.sgd(1e-2)
   meta = create_meta_state(network, optimizer, SHAPE, seed=0)
   arch = create_arch_states(
-      network, optimizer, seed=0, deviation=1e-3, targets_gbops=(1e-4, 2e-4), relative_penalty_weight=1e-4)
+      network, optimizer, seed=0, initial_std=1e-3, targets_gbops=(1e-4, 2e-4), penalty_weights=(1.0, 0.5))
   place = lambda state: parallel.replicate(jax.device_get(state), programs.devices)
 
   def batches():

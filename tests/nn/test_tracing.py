@@ -178,11 +178,9 @@ def test_what_a_network_takes_and_returns(check, network, sentence):
     check(network, SHAPE)
 
 
-def test_random_numbers_of_another_name_are_refused():
-  network = Net(noisy)
-  with pytest.raises(UserError, match="Net draws random numbers named 'noise' in training, where allowed is 'dropout'"):
-    check_training(trace_network(network, SHAPE), network, SHAPE, AXIS)
-  network = Net(lambda module, x, train: nn.Dropout(0.5, deterministic=not train)(x))
+@pytest.mark.parametrize("body", [noisy, lambda module, x, train: nn.Dropout(0.5, deterministic=not train)(x)])
+def test_random_numbers_of_any_name_are_trained_with(body):
+  network = Net(body)
   check_training(trace_network(network, SHAPE), network, SHAPE, AXIS)
 
 

@@ -44,7 +44,7 @@ def states(programs, batch):
   meta = meta.with_activation_step_sizes(magnitudes).with_optimizer(optax.sgd(1.0))
   arch = create_arch_states(
       network, optimizers.arch_optimizer(3e-2, beta1=0.5, beta2=0.999, epsilon=1e-8, l2=1e-3), seed=0,
-      deviation=1e-3, targets_gbops=(1e-4,), relative_penalty_weight=1e-4)
+      initial_std=1e-3, targets_gbops=(1e-4,), penalty_weights=(1.0,))
   return jax.device_get(meta), jax.device_get(arch)
 
 
@@ -164,7 +164,7 @@ def test_bfloat16_keeps_states_float32(programs, batch, depthwise):
     meta = meta.with_activation_step_sizes(programs[1].calibration_step(meta, split)).with_weight_step_sizes()
     meta = meta.with_optimizer(optax.trace(0.9))
     arch = create_arch_states(
-        network, optax.trace(0.9), seed=0, deviation=1e-3, targets_gbops=(1e-4,), relative_penalty_weight=1e-4)
+        network, optax.trace(0.9), seed=0, initial_std=1e-3, targets_gbops=(1e-4,), penalty_weights=(1.0,))
     new_meta, metrics = programs[1].bit_meta_step(jax.device_get(meta), split)  # Not donated: it is used again.
     new_arch, search = programs[1].bit_search_steps(arch, meta, split)
     for leaf in jax.tree.leaves((new_meta, new_arch, metrics, search)):

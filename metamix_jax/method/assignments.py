@@ -1,0 +1,174 @@
+"""Assignments of bits without a search, the baselines of a search: random ones, sensitivity, local search [A]."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+import math
+
+import numpy as np
+
+from metamix_jax.method.bops import LayerCost, complete_bits, gbops, layer_gbops, lowest_bits
+from metamix_jax.method.selection import COST_GRID, select_within_target
+
+Bits = dict[str, int]
+
+
+def draw_assignments(
+    layers: Sequence[LayerCost], least_gbops: float, most_gbops: float, number: int, rng: np.random.Generator
+) -> list[Bits]:
+  """Draws assignments uniformly from all those whose cost lies within two bounds, with replacement.
+
+  A table counts the assignments of each cost on a grid, by dynamic programming; a draw walks back through it, and each
+  assignment in the table is equally likely. Costs are rounded down to the grid, so the table covers slightly more than
+  the bounds allow. Assignments outside the exact bounds are drawn again, which leaves those within equally likely. The
+  counts are float64: exact to 2^53, and to a relative 1e-14 beyond.
+
+  Args:
+    layers: every quantised layer.
+    least_gbops: lowest cost in GBOPs of one image.
+    most_gbops: highest cost in GBOPs of one image.
+    number: of assignments.
+    rng: the source of everything random.
+
+  Returns:
+    Bits by name of the searched layer, in network order.
+
+  Raises:
+    ValueError: no assignment has such a cost.
+  """
+  searched = [layer for layer in layers if layer.searched]
+  lowest_gbops = gbops(layers, lowest_bits(layers))
+  room = most_gbops - lowest_gbops
+  cells = [_cells_rounded_down(layer, room) for layer in searched] if room > 0 else []
+  first = max(0, math.floor((least_gbops - lowest_gbops) / room * COST_GRID) - len(searched)) if room > 0 else 0
+  counts = _count_assignments(cells, COST_GRID + 1)
+  weights = counts[-1].copy()
+  weights[:first] = 0
+  if room <= 0 or not weights.any():
+    raise ValueError(f"no assignment costs from {least_gbops:.6g} to {most_gbops:.6g} GBOPs.")
+  drawn: list[Bits] = []
+  in_vain = 0
+  while len(drawn) < number:
+    bits = _draw(searched, cells, counts, weights, rng)
+    if least_gbops <= gbops(layers, complete_bits(layers, bits)) <= most_gbops:
+      drawn.append(bits)
+      in_vain = 0
+      continue
+    in_vain += 1
+    if in_vain == COST_GRID:
+      raise ValueError(f"no assignment was found that costs from {least_gbops:.6g} to {most_gbops:.6g} GBOPs.")
+  return drawn
+
+
+def assign_by_sensitivity(
+    layers: Sequence[LayerCost], losses: Mapping[str, Sequence[float]], target_gbops: float, tolerance: float
+) -> Bits:
+  """Assigns bits by the loss of each layer's candidates, one layer changed at a time.
+
+  The sum of the layers' losses is least under the target, as `select_within_target` makes a sum of logarithms of
+  probabilities highest: a knapsack problem.
+
+  Args:
+    layers: every quantised layer.
+    losses: {layer name: [B]}, the loss in nats of a network in which this layer alone takes each candidate.
+    target_gbops: target in GBOPs of one image.
+    tolerance: fraction of the target that may stay unused.
+
+  Returns:
+    Bits by name of the searched layer, in network order.
+
+  Raises:
+    ValueError: the lowest bits cost more than the target.
+  """
+  return select_within_target(
+      layers, {name: -np.asarray(values, np.float64) for name, values in losses.items()}, target_gbops, tolerance)
+
+
+def neighbours(layers: Sequence[LayerCost], bits: Mapping[str, int], most_gbops: float) -> Iterator[Bits]:
+  """Yields every assignment within a cost that differs in one layer, or in two of which one rises and one falls.
+
+  Layers move by one candidate. The order is the network's; shuffle it before use.
+
+  Args:
+    layers: every quantised layer.
+    bits: of each searched layer.
+    most_gbops: highest cost in GBOPs of one image.
+  """
+  single = []
+  for layer in layers:
+    if layer.searched:
+      index = layer.candidate_of(bits[layer.name])
+      single += [
+          (layer.name, other) for other in layer.candidate_bits[max(0, index - 1):index + 2]
+          if other != bits[layer.name]]
+  pairs = (
+      pair for pair in itertools.combinations(single, 2)
+      if pair[0][0] != pair[1][0] and (pair[0][1] > bits[pair[0][0]]) != (pair[1][1] > bits[pair[1][0]]))
+  for changes in itertools.chain(((change,) for change in single), pairs):
+    changed = dict(bits) | dict(changes)
+    if gbops(layers, complete_bits(layers, changed)) <= most_gbops:
+      yield changed
+
+
+def search_locally(
+    layers: Sequence[LayerCost], start: Mapping[str, int], most_gbops: float, loss_of: Callable[[Bits], float],
+    num_evaluations: int, rng: np.random.Generator
+) -> Bits:
+  """Improves an assignment by the first of its `neighbours`, in random order, that has a lower loss; then by the next.
+
+  Args:
+    layers: every quantised layer.
+    start: bits of each searched layer.
+    most_gbops: highest cost in GBOPs of one image.
+    loss_of: returns the loss of an assignment; called at most `num_evaluations` times, the start included.
+    num_evaluations: the budget.
+    rng: the source of the order.
+
+  Returns:
+    The best assignment that was evaluated.
+  """
+  best, best_loss = dict(start), loss_of(dict(start))
+  left = num_evaluations - 1
+  improved = True
+  while improved:
+    improved = False
+    candidates = list(neighbours(layers, best, most_gbops))
+    for index in rng.permutation(len(candidates)):
+      if not left:
+        return best
+      left -= 1
+      loss = loss_of(candidates[index])
+      if loss < best_loss:
+        best, best_loss, improved = candidates[index], loss, True
+        break
+  return best
+
+
+def _cells_rounded_down(layer, room):
+  """Returns the cost of each candidate above the lowest one, in grid cells."""
+  lowest = layer_gbops(layer, layer.candidate_bits[0])
+  return [math.floor((layer_gbops(layer, bits) - lowest) / room * COST_GRID) for bits in layer.candidate_bits]
+
+
+def _count_assignments(cells, num_cells):
+  """Returns, for the first 0, 1, ... layers, the number of their assignments at each cost, float64 [num_cells]."""
+  counts = [np.zeros(num_cells)]
+  counts[0][0] = 1
+  for cells_of_layer in cells:
+    total = np.zeros(num_cells)
+    for used in cells_of_layer:
+      if used < num_cells:
+        total[used:] += counts[-1][:num_cells - used]
+    counts.append(total)
+  return counts
+
+
+def _draw(searched, cells, counts, weights, rng):
+  """Draws a cost by `weights`, then the layers' candidates that lead to it, from the last layer to the first."""
+  cell = int(rng.choice(len(weights), p=weights / weights.sum()))
+  bits = {}
+  for layer, cells_of_layer, before in zip(reversed(searched), reversed(cells), reversed(counts[:-1]), strict=True):
+    ways = np.array([before[cell - used] if used <= cell else 0.0 for used in cells_of_layer])
+    option = int(rng.choice(len(ways), p=ways / ways.sum()))
+    bits[layer.name] = layer.candidate_bits[option]
+    cell -= cells_of_layer[option]
+  return {layer.name: bits[layer.name] for layer in searched}

@@ -1,0 +1,131 @@
+"""Judges assignments of bits straight from the meta-state, many of them on the same images."""
+
+from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import itertools
+import json
+import pathlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from metamix_jax.errors import UserError
+from metamix_jax.method.precision import assigned_precision
+from metamix_jax.training.context import TrainingContext
+from metamix_jax.training.evaluation import average_batch_statistics, num_reestimation_batches
+from metamix_jax.training.parallel import fetch
+from metamix_jax.training.state import MetaState
+
+
+class ImageScores(NamedTuple):
+  """Holds the scores of N images: losses in nats, float32 [N], and correct predictions, bool [N]."""
+
+  losses: np.ndarray
+  correct: np.ndarray
+
+
+class Judge:
+  """Scores assignments on one set of images, with batch-norm statistics re-estimated for each assignment.
+
+  All images stay on the devices, so an assignment costs its forward passes and nothing else.
+
+  Attributes:
+    num_images: images that the scores are of.
+  """
+
+  def __init__(self, context: TrainingContext, meta: MetaState, batches: Iterable[dict[str, np.ndarray]]):
+    self._context, self._meta = context, meta.without_optimizer()
+    self._statistics = list(
+        itertools.islice(context.place(context.data.train_epoch(0)), num_reestimation_batches(context)))
+    batches = list(batches)
+    # Training batches have no padding, and so no mask.
+    self._masks = [np.asarray(batch.get("mask", np.ones(len(batch["label"])))) > 0 for batch in batches]
+    self._batches = list(context.place(iter(batches)))
+    self.num_images = int(sum(mask.sum() for mask in self._masks))
+
+  def score(self, bits: Mapping[str, int]) -> ImageScores:
+    """Scores every image with the searched layers at `bits`; raises ValueError if a layer lacks its candidate."""
+    precision = assigned_precision(self._context.network.layers, bits)
+    meta = average_batch_statistics(self._context, self._meta, precision, self._statistics)
+    results = list(fetch(
+        self._context.programs.image_scores_step(meta, precision, batch) for batch in self._batches))
+
+    def of_images(name):
+      return np.concatenate([
+          np.ravel(result[name])[mask] for result, mask in zip(results, self._masks, strict=True)])
+
+    return ImageScores(of_images("loss"), of_images("correct") > 0)
+
+
+def evaluation_judge(context: TrainingContext, meta: MetaState, num_batches: int | None = None) -> Judge:
+  """Returns a judge on the first batches of the evaluation split; None: on all."""
+  return Judge(context, meta, itertools.islice(context.data.evaluation_batches(), num_batches))
+
+
+def training_judge(context: TrainingContext, meta: MetaState, num_batches: int) -> Judge:
+  """Returns a judge on training batches, augmentation included, after those that re-estimate batch statistics.
+
+  Args:
+    context: of the run.
+    meta: the meta-state.
+    num_batches: of the first epoch; all, if fewer are left in it.
+
+  Raises:
+    UserError: the batches that re-estimate batch statistics leave none.
+  """
+  first = num_reestimation_batches(context)
+  if first == context.data.steps_per_epoch:
+    raise UserError(
+        f"config.reestimation_batches is {context.config.reestimation_batches}; it must be below {first}, the training"
+        " batches of an epoch, or none is left to judge assignments on.")
+  return Judge(context, meta, itertools.islice(context.data.train_epoch(0, first), num_batches))
+
+
+class ScoreFile:
+  """Keeps mean scores of assignments in a file, one JSON object a line, so that a later start does not repeat them.
+
+  Attributes:
+    path: the file; its first line names what the scores depend on, and scores of another such line are thrown away.
+  """
+
+  def __init__(self, path: pathlib.Path, depends_on: Mapping[str, object]):
+    self.path = path
+    self._scores: dict[tuple[str, tuple[int, ...]], tuple[float, float]] = {}
+    header = json.dumps(depends_on, sort_keys=True)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+      if lines and lines[0] == header:
+        for line in lines[1:]:
+          entry = json.loads(line)
+          self._scores[entry["judge"], tuple(entry["bits"])] = float(entry["loss"]), float(entry["top1"])
+    except (ValueError, KeyError, TypeError):
+      pass  # A line that an interruption cut: its assignment is scored again.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+      file.write(f"{header}\n")
+      for (judge, bits), (loss, top1) in self._scores.items():
+        file.write(self._line(judge, bits, loss, top1))
+
+  def mean_scores(self, name: str, judge: Judge, bits: Mapping[str, int]) -> tuple[float, float]:
+    """Returns (mean loss in nats, top-1 in percent) of an assignment, from the file or from a judge called `name`."""
+    key = name, tuple(bits.values())
+    if key not in self._scores:
+      scores = judge.score(bits)
+      self._scores[key] = float(np.mean(scores.losses, dtype=np.float64)), 100 * float(np.mean(scores.correct))
+      with self.path.open("a", encoding="utf-8") as file:
+        file.write(self._line(*key, *self._scores[key]))
+    return self._scores[key]
+
+  @staticmethod
+  def _line(judge: str, bits: Sequence[int], loss: float, top1: float) -> str:
+    return json.dumps({"judge": judge, "bits": list(bits), "loss": loss, "top1": top1}) + "\n"
+
+
+def digest_of_state(meta: MetaState) -> str:
+  """Returns a hexadecimal SHA-256 of weights, step sizes and batch statistics."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path((meta.weights, meta.step_sizes, meta.batch_stats)):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+  return digest.hexdigest()
