@@ -104,8 +104,10 @@ def get_config() -> ml_collections.ConfigDict:
 
   # Phases in their order; epochs are passes over the training split.
   config.pretraining = ml_collections.ConfigDict()  # Full precision.
-  config.pretraining.weights = placeholder(str)  # A file of scripts/import_torchvision.py, instead of epochs.
-  config.pretraining.epochs = 0  # 0 where there are weights [C].
+  config.pretraining.weights = placeholder(str)  # A file of scripts/import_torchvision.py to start from; None: random.
+  # True: the last layer starts at random, whatever the file has for it: for another number of classes. Needs epochs.
+  config.pretraining.new_classifier = False
+  config.pretraining.epochs = 0  # 0: the file's weights are used as they are [C].
   config.pretraining.learning_rate = 3e-3  # At the first step, then half a cosine to 0 [A].
   config.bit_selection = ml_collections.ConfigDict()  # Bit-meta and bit-search steps in turns.
   config.bit_selection.epochs = 2  # [C].

@@ -27,30 +27,85 @@ def stop(program: str, error: Exception | str) -> NoReturn:
 
 @contextlib.contextmanager
 def exit_on_user_error(program: str) -> Iterator[None]:
-  """Ends the process with one sentence and status 2 at a UserError; every other exception passes.
+  """Ends the process with one sentence and status 2 at a UserError, and at a file that cannot be read or written.
 
-  Use it as a decorator of a command's main, or in a with statement.
+  Every other exception passes. What the command prints is lost where nobody takes it, and the command goes on: for a
+  pipe whose reader is gone (`| head`), a closed stdout, a full disk. Use it as a decorator of a command's main, or in a
+  with statement.
   """
-  try:
-    yield
-  except UserError as error:
-    stop(program, error)
+  with contextlib.ExitStack() as stack:
+    for stream, redirect in (("stdout", contextlib.redirect_stdout), ("stderr", contextlib.redirect_stderr)):
+      stack.enter_context(redirect(stack.enter_context(_Output.of(getattr(sys, stream)))))
+    try:
+      yield
+    except UserError as error:
+      stop(program, error)
+    except OSError as error:
+      if error.filename is None:
+        raise
+      stop(program, f"{os.fsdecode(error.filename)!r} cannot be read or written ({error.strerror}).")
 
 
-def flags_parser(program: str) -> Callable[[list[str]], list[str]]:
+class _Output:
+  """A text stream that drops what the operating system does not take."""
+
+  def __init__(self, stream):
+    self._stream = stream
+
+  def __getattr__(self, name):
+    return getattr(self._stream, name)
+
+  @classmethod
+  @contextlib.contextmanager
+  def of(cls, stream):
+    """Yields the output on a stream; None, which Python has in place of a closed one, takes nothing."""
+    with open(os.devnull, "w") if stream is None else contextlib.nullcontext(stream) as taken:
+      output = cls(taken)
+      try:
+        yield output
+      finally:
+        output.flush()
+
+  def write(self, text):
+    try:
+      self._stream.write(text)
+    except OSError:
+      self._drop()
+    return len(text)
+
+  def flush(self):
+    try:
+      self._stream.flush()
+    except OSError:
+      self._drop()
+
+  def _drop(self):
+    """Turns the descriptor to the null device, which also takes what the stream holds back and what libraries write."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, self._stream.fileno())
+    os.close(null)
+
+
+def flags_parser(program: str, default_config: os.PathLike | None = None) -> Callable[[list[str]], list[str]]:
   """Returns the flags_parser of absl's app.run for a command, with or without a flag --config.
 
+  `default_config` is the file of a --config that is not given; its fields can be set all the same.
   A wrong flag, a wrong config field or a UserError of the config file ends the process with one sentence and status 2.
   Any other exception of the config file keeps its traceback. In fields of one value the word None means None.
   """
   def parse(argv):
-    sys.path.insert(0, os.getcwd())  # Where `python -m` finds a network of the user's own, scripts find it too.
+    try:
+      sys.path.insert(0, os.getcwd())  # Where `python -m` finds a network of the user's own, scripts find it too.
+    except FileNotFoundError:
+      stop(program, "the current folder was deleted; change to another one.")
     loaded = _Loaded()
     if _CONFIG_FLAG in flags.FLAGS:
       flags.FLAGS[_CONFIG_FLAG].parser = _ConfigFileParser(loaded=loaded)
       config_flags.register_flag_parser_for_type(str, _StringOrNone())
       config_flags.register_flag_parser_for_type(int, _IntegerOrNone())
       config_flags.register_flag_parser_for_type(float, _NumberOrNone())
+    if default_config is not None and not any(re.match(rf"--?{_CONFIG_FLAG}(=|$)", argument) for argument in argv):
+      argv = [*argv[:1], f"--{_CONFIG_FLAG}={os.fspath(default_config)}", *argv[1:]]
     try:
       return flags.FLAGS(argv)
     except Exception as caught:

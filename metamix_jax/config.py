@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from metamix_jax.config_file import flatten
 from metamix_jax.errors import UserError
 from metamix_jax.records import names
 
@@ -79,7 +80,7 @@ POSITIVE = Rule(lambda v: _is_number(v, FLOAT_TINY), "a number above 0 that floa
 NOT_NEGATIVE = Rule(lambda v: _is_number(v, 0), "a number, 0 or more, that float32 holds")
 FRACTION = Rule(lambda v: _is_number(v, 0, BELOW_ONE), "a number from 0 up to, not including, 1")
 NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a name")
-OPTIONAL_PATH = _optional(Rule(NAME.holds, "a path"))
+OPTIONAL_PATH = _optional(Rule(lambda v: NAME.holds(v) and "\0" not in v, "a path"))
 BIT_WIDTHS = Rule(_is_bit_widths, "at least two different integers from 2 to 8 in ascending order")
 TARGETS = Rule(
     _is_targets, "a number above 0, or a tuple of such numbers in ascending order that differ in their first six "
@@ -149,6 +150,7 @@ RULES = {
     "teacher.weights": OPTIONAL_PATH,
     "teacher.dtype": FLOAT_TYPE,
     "pretraining.weights": OPTIONAL_PATH,
+    "pretraining.new_classifier": BOOLEAN,
     "pretraining.epochs": EPOCHS_OR_NONE,
     "pretraining.learning_rate": POSITIVE,
     "bit_selection.epochs": EPOCHS,
@@ -166,18 +168,6 @@ FREE_SECTIONS = ("network.options", "teacher.options")
 STUDENT, LABELS = "student", "labels"
 # A value of config.teacher.weights: an untrained teacher, to try a config out.
 RANDOM_WEIGHTS = "random"
-
-
-def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Returns {"section.field": value}; a free section (network.options) stays one dict of plain values."""
-  fields = {}
-  for section, values in config.items():
-    if not isinstance(values, ml_collections.ConfigDict):
-      fields[section] = values
-      continue
-    for name, value in values.items():
-      fields[f"{section}.{name}"] = value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
-  return fields
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -256,6 +246,13 @@ def _weights_are_given_or_trained(config):
             "least 1 epoch.")
 
 
+def _new_classifier_is_trained(config):
+  section = config.pretraining
+  if section.new_classifier and (section.weights is None or section.epochs == 0):
+    return (f"config.pretraining.new_classifier is True, with weights {section.weights!r} and epochs {section.epochs}; "
+            "it needs a file of weights to start from, and at least 1 epoch to train the new classifier.")
+
+
 def _evaluation_crop_fits(config):
   short_side, image_size = config.data.evaluation_short_side, config.data.image_size
   if short_side is not None and short_side < image_size:
@@ -278,7 +275,8 @@ def _teacher_has_weights(config):
 # Checks of fields that depend on each other: each returns a sentence, or None.
 CROSS_FIELD_CHECKS: tuple[Callable[[ml_collections.ConfigDict], str | None], ...] = (
     _bits_are_searched, _trained_targets_are_targets, _given_bits_fit, _one_penalty_weight,
-    _weights_are_given_or_trained, _evaluation_crop_fits, _shift_stays_inside, _teacher_has_weights)
+    _weights_are_given_or_trained, _new_classifier_is_trained, _evaluation_crop_fits, _shift_stays_inside,
+    _teacher_has_weights)
 
 
 def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Loads config files from any folder: for the commands, and for config files that derive from others."""
+"""Loads config files from any folder, for commands and for config files that derive from others; flattens configs."""
 
 import importlib.machinery
 import importlib.util
@@ -6,6 +6,7 @@ import inspect
 import os
 import pathlib
 import sys
+from typing import Any
 
 import ml_collections
 
@@ -26,6 +27,8 @@ def load_config(path: str | os.PathLike, argument: str | None = None) -> ml_coll
     UserError: the file cannot be read, or has no get_config() that takes the argument and returns a ConfigDict. An
       exception of the file itself passes unchanged.
   """
+  if not os.fspath(path):
+    raise UserError("the path of the config file is empty; it must be a Python file with get_config().")
   try:
     pathlib.Path(path).read_bytes()
   except (OSError, ValueError) as error:  # ValueError: a null byte in the path.
@@ -51,3 +54,15 @@ def load_config(path: str | os.PathLike, argument: str | None = None) -> ml_coll
     raise UserError(
         f"get_config() of the config file {os.fspath(path)!r} returns {config!r}; it must return a ConfigDict.")
   return config.unlock().lock()  # lock() on a locked config would skip sections that were added later.
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns {"section.field": value}; a free section (network.options) stays one dict of plain values."""
+  fields = {}
+  for section, values in config.items():
+    if not isinstance(values, ml_collections.ConfigDict):
+      fields[section] = values
+      continue
+    for name, value in values.items():
+      fields[f"{section}.{name}"] = value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
+  return fields

@@ -71,8 +71,11 @@ def _run(context, workdir, stop_request):
   config, layers = context.config, context.network.layers
   check_workdir(config, workdir)
   check_data(workdir, context.data.description)
-  if multihost.is_lead_process():
-    files.write_json(workdir / "network.json", describe_network(config, layers))
+  with multihost.failing_together():
+    if multihost.is_lead_process():
+      files.write_json(workdir / "network.json", describe_network(config, layers))
+      for name in ("metrics.jsonl", "report/summary.json", "report/report.html"):  # Written late, looked at first.
+        files.check_writable(workdir / name)
   run_phases = RunPhases(context, workdir, stop_request)
   saving = run_phases.saving
 
@@ -88,9 +91,10 @@ def _run(context, workdir, stop_request):
   selection = parse_results(
       run_phases.results_file("bit_selection"), BitSelection.from_json, results, layers, config.arch.target_tolerance)
   for target in selection.targets:
-    if multihost.is_lead_process():
-      name = name_for_target("selected_bits", target.target_gbops, targets(config))
-      write_selected_bits(workdir / f"{name}.json", target.bits)
+    with multihost.failing_together():
+      if multihost.is_lead_process():
+        name = name_for_target("selected_bits", target.target_gbops, targets(config))
+        write_selected_bits(workdir / f"{name}.json", target.bits)
     logger.info("selected %.6f GBOPs, target %.6f", target.gbops, target.target_gbops)
 
   meta, results = run_phases.run(
@@ -111,22 +115,24 @@ def _run(context, workdir, stop_request):
   summary = summarize(
       config, full_precision_top1, dataclasses.replace(selection, targets=tuple(reached)), meta_evaluation.uniform,
       run_phases.seconds, multihost.total(context.data.num_skipped), run_phases.best)
-  if multihost.is_lead_process():
-    files.write_json(workdir / "report" / "summary.json", summary)
+  with multihost.failing_together():
+    if multihost.is_lead_process():
+      files.write_json(workdir / "report" / "summary.json", summary)
   return summary
 
 
 def _pretrain(context: TrainingContext, saving: Saving, meta: MetaState, clock: Clock):
-  """Computes the first phase: trains the full-precision network, or reads it from a file or another run."""
+  """Computes the first phase: reads the full-precision network from another run or a file, trains it, or both."""
   config, best = context.config, None
   if config.meta_state_from is not None:
     loaded = load_full_precision(context, pathlib.Path(config.meta_state_from))
     meta = meta.replace(weights=loaded.weights, batch_stats=loaded.batch_stats)
-  elif config.pretraining.weights is None:
-    meta, best = phases.pretrain(context, meta, saving, clock)
-  else:
+  elif config.pretraining.weights is not None:
     like = {"weights": meta.weights, "batch_stats": meta.batch_stats}
-    meta = meta.replace(**pretrained.load(config.pretraining.weights, config.network.name, like))
+    fresh = context.network.layers[-1].name if config.pretraining.new_classifier else None
+    meta = meta.replace(**pretrained.load(config.pretraining.weights, config.network.name, like, fresh))
+  if config.meta_state_from is None and config.pretraining.epochs > 0:
+    meta, best = phases.pretrain(context, meta, saving, clock)
   return meta, {FULL_PRECISION_TOP1: evaluate(context, meta, FULL_PRECISION), "best": best}
 
 

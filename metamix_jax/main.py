@@ -1,8 +1,6 @@
 """Runs all phases of a config: python -m metamix_jax.main --config=configs/digits.py --workdir=DIR"""
 
-from collections.abc import Sequence
 import logging
-import pathlib
 import sys
 from typing import Any
 
@@ -53,23 +51,21 @@ def main(argv):
   else:
     stop_request.listen_for_signals()
     stop_request.listen_to_parent()
-  with hold_workdir(workdir):  # Before the data are looked at, until the report is written.
+  # Here, because matplotlib takes seconds to load, but before anything is trained: at the end it may be missing.
+  from metamix_jax.reporting import page, saved_run, tables
+  # The folder is held before the data are looked at, until the report is written.
+  with multihost.ending_together(), hold_workdir(workdir):
     try:
       experiment.run(prepare(_CONFIG.value), workdir, stop_request)
     except Interrupted as interruption:
       print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
       sys.exit(EXIT_INTERRUPTED)
     if multihost.is_lead_process():
-      _report(workdir, targets(_CONFIG.value))
-
-
-def _report(workdir: pathlib.Path, all_targets: Sequence[float]):
-  """Prints the table of a finished run, writes its page, and prints the paths of its files."""
-  from metamix_jax.reporting import page, saved_run, tables  # Here, because matplotlib takes seconds to load.
-  print(tables.format_table(saved_run.read(workdir)))
-  names = [name_for_target("selected_bits", target, all_targets) for target in all_targets]
-  paths = [page.write(workdir), workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
-  print(f"\nWritten: {', '.join(map(str, paths))}")
+      all_targets = targets(_CONFIG.value)
+      names = [name_for_target("selected_bits", target, all_targets) for target in all_targets]
+      paths = [page.write(workdir), workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
+      print(tables.format_table(saved_run.read(workdir)))
+      print(f"\nWritten: {', '.join(map(str, paths))}")
 
 
 def _log_lines():

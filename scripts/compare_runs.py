@@ -8,7 +8,6 @@ of file, and ends with status 1 if anything differs.
 """
 
 import json
-import pathlib
 import sys
 
 from absl import app
@@ -16,19 +15,22 @@ from flax import traverse_util
 import numpy as np
 import orbax.checkpoint as ocp
 
-from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.errors import UserError
+from metamix_jax.records.paths import local_folder
 
 TIMES = ("wall_seconds", "images_per_second")
 
 
+@exit_on_user_error("compare_runs")
 def main(argv):
   """Compares two folders; a wrong folder becomes one sentence and status 2."""
   if len(argv) != 3:
-    stop("compare_runs", f"{len(argv) - 1} folders are given; it takes two.")
-  runs = [pathlib.Path(folder) for folder in argv[1:]]
+    raise UserError(f"{len(argv) - 1} folders are given; it takes two.")
+  runs = [local_folder(folder) for folder in argv[1:]]
   for run in runs:
     if not (run / "metrics.jsonl").exists():
-      stop("compare_runs", f"{run} is not the folder of a run with metrics: it has no metrics.jsonl.")
+      raise UserError(f"{run} is not the folder of a run with metrics: it has no metrics.jsonl.")
   differences = 0
   for name, read in (("selected bits", selected_bits), ("records", records), ("checkpoints", checkpoints)):
     first, second = map(read, runs)

@@ -4,9 +4,11 @@
   python scripts/import_torchvision.py mobilenet_v2 mobilenet_v2-b0353104.pth weights/mobilenet_v2
   python scripts/import_torchvision.py resnet101 resnet101.safetensors weights/resnet101
 
-A `.pth` needs torch (pip install -e '.[torch]'), a `.safetensors` does not. The file determines the number of classes.
-Each array of the file is used exactly once. If an array is missing, superfluous or of another shape, a sentence names
-it, and nothing is written.
+A `.pth` needs torch (pip install -e '.[torch]'), a `.safetensors` does not. A training checkpoint will do: the state
+dict is found under "model_ema", "model" or "state_dict", and prefixes such as "module." are taken off. The file
+determines the number of classes; config.pretraining.new_classifier starts from it with another number. Each array of
+the file is used exactly once. If one is missing, superfluous, of another shape or not finite, a sentence names it, and
+nothing is written.
 """
 
 import pathlib
@@ -27,6 +29,7 @@ def main(argv):
   if len(argv) != 4:
     raise UserError(f"the arguments are MODEL IN OUT, MODEL one of {', '.join(pretrained.TORCHVISION_NAMES)}.")
   network, source, target = argv[1:]
+  pretrained.check_new_folder(target)
   tree = pretrained.convert_file(pathlib.Path(source), network)
   pretrained.save(target, tree)
   leaves = jax.tree.leaves(tree)

@@ -18,6 +18,7 @@ import numpy as np
 from metamix_jax import data
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
+from metamix_jax.records.files import make_folder
 
 # isort: split
 # After metamix_jax.data, which sets the environment that TensorFlow reads when it is imported.
@@ -72,7 +73,7 @@ def write(data_dir: pathlib.Path, num_images: dict[str, int], num_classes: int, 
   folder = pathlib.Path(builder.info.data_dir)
   if folder.exists():
     raise UserError(f"{folder} exists already; choose another --data_dir.")
-  folder.mkdir(parents=True)
+  make_folder(folder)
   writer = tfds.core.SequentialWriter(builder.info, images_per_shard)
   writer.initialize_splits(list(num_images))
   for stream, (split, count) in enumerate(num_images.items()):
@@ -90,6 +91,8 @@ def main(argv):
   """Writes what the flags ask for."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
+  if not _DATA_DIR.value:
+    raise UserError("--data_dir is empty; it must be a folder.")
   folder = write(
       pathlib.Path(_DATA_DIR.value), {"train": _TRAIN.value, "validation": _VALIDATION.value}, _CLASSES.value,
       _PER_SHARD.value)

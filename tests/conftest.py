@@ -22,14 +22,14 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def digits_handle(data_dir):
+def digits_builder(data_dir):
   """The digits."""
   from metamix_jax import data  # Loads TensorFlow: seconds.
   return data.open_dataset("digits", str(data_dir))
 
 
 @pytest.fixture(scope="session")
-def standin_handle(tmp_path_factory):
+def imagenet_standin(tmp_path_factory):
   """A small stand-in for ImageNet: JPEG records in TFDS's format."""
   from tests.helpers import standin_batches  # Loads TensorFlow: seconds.
   return standin_batches.open_standin(tmp_path_factory.mktemp("standin"))

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from metamix_jax import config as config_rules
-from metamix_jax.config_file import load_config
+from metamix_jax.config_file import flatten, load_config
 from metamix_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -26,7 +26,7 @@ def leaves(fields):
 
 def test_the_base_has_every_field_once_with_a_comment():
   base = load_config(ROOT / "configs" / "base.py")
-  assert leaves(config_rules.flatten(base)) == set(config_rules.RULES)
+  assert leaves(flatten(base)) == set(config_rules.RULES)
   lines = (ROOT / "configs" / "base.py").read_text().splitlines()
   names = assignments(ROOT / "configs" / "base.py")
   assert len(names) == len({name for name, _ in names})
@@ -36,13 +36,13 @@ def test_the_base_has_every_field_once_with_a_comment():
 
 
 def test_digits_sets_only_what_differs_from_the_base():
-  base, digits = (config_rules.flatten(load_config(ROOT / "configs" / name)) for name in ("base.py", "digits.py"))
+  base, digits = (flatten(load_config(ROOT / "configs" / name)) for name in ("base.py", "digits.py"))
   differing = {name for name in base if base[name] != digits[name]}
   assert differing == {name for name, _ in assignments(DIGITS)}
   assert len(differing) == 29
 
 
-NUMBERS = {name for name, value in config_rules.flatten(load_config(DIGITS)).items()
+NUMBERS = {name for name, value in flatten(load_config(DIGITS)).items()
            if isinstance(value, (int, float)) and not isinstance(value, bool)}
 
 
@@ -52,8 +52,8 @@ def test_every_number_has_a_range(name):
   for value in float("nan"), float("inf"), -float("inf"), 10**400, 1e39, -1, True, "1", (1, 1), [1]:
     if not (name == "arch.target_gbops" and value == (1, 1)):
       assert not rule.holds(value), value
-  assert rule.holds(config_rules.flatten(load_config(DIGITS))[name])
-  if isinstance(config_rules.flatten(load_config(DIGITS))[name], int):
+  assert rule.holds(flatten(load_config(DIGITS))[name])
+  if isinstance(flatten(load_config(DIGITS))[name], int):
     assert not rule.holds(2**32) and not rule.holds(1.0)
 
 
@@ -113,6 +113,12 @@ def changed(values):
     ({"pretraining.epochs": 0},
      "config.pretraining.epochs is 0 and config.pretraining.weights is None; give a file of weights, or at least 1 "
      "epoch."),
+    ({"pretraining.new_classifier": True},
+     "config.pretraining.new_classifier is True, with weights None and epochs 25; it needs a file of weights to start "
+     "from, and at least 1 epoch to train the new classifier."),
+    ({"pretraining.new_classifier": True, "pretraining.weights": "w.pth", "pretraining.epochs": 0},
+     "config.pretraining.new_classifier is True, with weights 'w.pth' and epochs 0; it needs a file of weights to "
+     "start from, and at least 1 epoch to train the new classifier."),
     ({"data.evaluation_short_side": 15},
      "config.data.evaluation_short_side is 15; it must be at least config.data.image_size, 16, or None."),
     ({"data.max_shift": 16}, "config.data.max_shift is 16; it must be below config.data.image_size, 16."),

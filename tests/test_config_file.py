@@ -13,7 +13,7 @@ import pytest
 
 from metamix_jax import command_line
 from metamix_jax import config as config_rules
-from metamix_jax.config_file import load_config
+from metamix_jax.config_file import flatten, load_config
 from metamix_jax.errors import UserError
 from metamix_jax.reporting import sweep
 from metamix_jax.training.context import penalty_weights
@@ -42,7 +42,7 @@ def test_a_config_of_eight_lines_in_another_folder(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert len(FORK.splitlines()) == 8
   write(tmp_path / "own.py", FORK)
-  ours, digits = config_rules.flatten(load_config("own.py")), config_rules.flatten(load_config(DIGITS))
+  ours, digits = flatten(load_config("own.py")), flatten(load_config(DIGITS))
   assert {name: ours[name] for name in ours if ours[name] != digits[name]} == {
       "data.image_size": 32, "arch.target_gbops": 0.1}
   config_rules.validate(load_config("own.py"))
@@ -108,7 +108,7 @@ def parse(monkeypatch):
 def test_values_on_the_command_line(parse, argument, name, value):
   digits, config = load_config(DIGITS), parse(f"--config.{argument}")
   config_rules.validate(config)
-  assert config_rules.flatten(config) == config_rules.flatten(digits) | {name: value}
+  assert flatten(config) == flatten(digits) | {name: value}
 
 
 def test_none_in_the_grid_of_a_sweep(tmp_path, monkeypatch):

@@ -15,6 +15,8 @@ from metamix_jax import experiment
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import complete_bits, gbops
 from metamix_jax.method.selection import most_probable_bits, select_within_target
+from metamix_jax.models import create_network, pretrained
+from metamix_jax.nn.scheme import QuantizationScheme
 from metamix_jax.reporting import page
 from metamix_jax.training.context import prepare
 from metamix_jax.training.evaluation import evaluate_bits
@@ -225,6 +227,29 @@ def test_damaged_bits_file(finished_run, data_dir, tmp_path):
     (tmp_path / "bits.json").write_text(content)
     with pytest.raises(ValueError, match=sentence):
       prepare(config)
+
+
+def test_weights_for_other_classes_train_on_with_a_new_classifier(data_dir, tmp_path, monkeypatch):
+  """A file for 7 classes; the digits have 10. What pretraining starts from, and that a run without it is refused."""
+  config = tiny_config(data_dir)
+  options = config.network.options.to_dict()
+  start = create_network("mobilenet_v2", 7, QuantizationScheme((8,), 8, 8), options).init(
+      jax.random.key(5), np.zeros((1, 8, 8, 1), np.float32), train=False)
+  pretrained.save(str(tmp_path / "w"), {"weights": start["params"], "batch_stats": start["batch_stats"]})
+  config.pretraining.weights = str(tmp_path / "w")
+  with pytest.raises(UserError, match=r"w has 'classifier/bias' as float32 \(7,\); this mobilenet_v2 needs float32 "
+                     r"\(10,\); for another number of classes, set config.pretraining.new_classifier to True"):
+    prepare(config)
+  config.pretraining.new_classifier = True
+  context, begun = prepare(config), []
+  monkeypatch.setattr(experiment.phases, "pretrain", lambda context, meta, *rest: (begun.append(meta) or meta, None))
+  random_start = jax.device_get(experiment.phases.create_student(context))
+  _, results = experiment._pretrain(context, None, experiment.phases.create_student(context), None)
+  weights = jax.device_get(begun[0].weights)
+  jax.tree.map(np.testing.assert_array_equal, weights.pop("classifier"), random_start.weights["classifier"])
+  for name, layer in weights.items():
+    jax.tree.map(np.testing.assert_array_equal, layer, start["params"][name])
+  assert results["best"] is None and 0 <= results["full_precision_top1"] <= 100
 
 
 def test_the_quality_of_a_finished_search_is_measured_from_its_files(finished_run, tmp_path):

@@ -16,7 +16,7 @@ ALLOWED = {
     "nn": ("method", "errors"),
     "models": ("nn", "method", "errors"),
     "data": ("records", "config", "errors"),
-    "records": ("method", "config", "errors"),
+    "records": ("method", "config_file", "errors"),
     "training": ("data", "models", "nn", "method", "records", "config", "errors"),
     "reporting": ("records", "method", "config", "config_file", "errors"),
 }

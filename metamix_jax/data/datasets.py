@@ -1,6 +1,7 @@
 """Opens TFDS data sets of labelled images by name, describes them, and reads them as encoded records."""
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import os
 import re
@@ -79,16 +80,7 @@ def _builder(name, data_dir, splits):
   """Returns the TFDS builder of a data set of labelled images, prepared or not."""
   if name == FOLDER:
     return _class_folders(data_dir, splits)
-  base_name = re.split("[/:]", name)[0]
-  # Without the community's data sets, whose list is on the network.
-  if base_name not in OWN_DATASETS and base_name not in tfds.list_builders(with_community_datasets=False):
-    raise UserError(
-        f"config.data.name is {name!r}, which is not a data set: use 'digits', a name from the TFDS catalogue, such as"
-        " 'imagenet2012', or 'folder' for images of your own.")
-  try:
-    builder = tfds.builder(name, data_dir=data_dir)
-  except (AssertionError, ValueError, tfds.core.DatasetNotFoundError) as error:
-    raise UserError(f"config.data.name is {name!r}, which TFDS cannot open: {_versions_of(base_name)}.") from error
+  builder = _tfds_builder(name, data_dir)
   features = builder.info.features
   features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
   if not (isinstance(features.get("image"), tfds.features.Image)
@@ -101,6 +93,31 @@ def _builder(name, data_dir, splits):
         f"config.data.name is {name!r}, whose images have {image_channels(builder)} channels: use a data set of images"
         " with 1 or 3.")
   return builder
+
+
+def _tfds_builder(name, data_dir):
+  """Returns TFDS's builder of a name: DATASET or DATASET/CONFIG, either with :VERSION, also in CamelCase."""
+  base_name, parts = re.split("[/:]", name)[0], {}
+  with contextlib.suppress(ValueError):
+    base_name, parts = tfds.core.naming.parse_builder_name_kwargs(name, data_dir=data_dir)
+  base_name = str(base_name)
+  # Without the community's data sets, whose list is on the network.
+  known = base_name in OWN_DATASETS or base_name in tfds.list_builders(with_community_datasets=False)
+  try:
+    if known:
+      return tfds.builder(name, data_dir=data_dir)
+    # Perhaps prepared by a builder of the user's own, whose code is then not needed.
+    return tfds.core.read_only_builder.builder_from_files(base_name, **parts)
+  except OSError as error:
+    raise UserError(
+        f"config.data.name is {name!r}, whose files cannot be read in {data_dir or 'the data_dir of TFDS'}"
+        f" ({error.strerror or error}); set config.data.data_dir to a folder that can be read.") from error
+  except (AssertionError, KeyError, TypeError, ValueError, tfds.core.DatasetNotFoundError) as error:
+    if known:
+      raise UserError(f"config.data.name is {name!r}, which TFDS cannot open: {_versions_of(base_name)}.") from error
+    raise UserError(
+        f"config.data.name is {name!r}, which is not a data set: use 'digits', a name from the TFDS catalogue, such as"
+        " 'imagenet2012', one that is prepared in config.data.data_dir, or 'folder' for images of your own.") from error
 
 
 def _versions_of(base_name):

@@ -1,6 +1,6 @@
 """torchvision's weights in our trees: {"weights": the collection params, "batch_stats": running statistics}.
 
-Three kinds of files are read: `.safetensors`, `.pth` (needs torch) and a folder of scripts/import_torchvision.py.
+Files of state dicts are read (state_dicts.py), and folders of scripts/import_torchvision.py.
 Where each of our modules is in torchvision's network is written out below, one function a family.
 """
 
@@ -17,9 +17,12 @@ import orbax.checkpoint as ocp
 
 from metamix_jax.errors import UserError
 from metamix_jax.models import create_network
+from metamix_jax.models.state_dicts import check_values, read_state_dict
 from metamix_jax.nn.scheme import QuantizationScheme
 
 Tree = Any
+# The last layer of every network here.
+CLASSIFIER = "classifier"
 
 
 def mobilenet_v2_name(module: str, modules: frozenset[str]) -> str | None:
@@ -82,10 +85,10 @@ TORCHVISION_NAMES: dict[str, Callable[[str, frozenset[str]], str | None]] = {
 # Our leaf, torchvision's, and the axes that turn the latter into the former (by number of dimensions).
 LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # OIHW -> HWIO, [out, in] -> [in, out].
-IGNORED_LEAF = "num_batches_tracked"  # PyTorch's counter; our running statistics need none.
 
 
-def from_torchvision(state_dict: Mapping[str, np.ndarray], network: str, like: Tree, source: str) -> dict:
+def from_torchvision(
+    state_dict: Mapping[str, np.ndarray], network: str, like: Tree, source: str, fresh: str | None = None) -> dict:
   """Converts a torchvision state dict.
 
   Args:
@@ -93,6 +96,7 @@ def from_torchvision(state_dict: Mapping[str, np.ndarray], network: str, like: T
     network: a key of TORCHVISION_NAMES.
     like: {"weights", "batch_stats"} of the network, arrays or shapes.
     source: of the arrays, for the error.
+    fresh: as in `load`.
 
   Returns:
     {"weights", "batch_stats"}, float32 NumPy arrays in the structure of `like`.
@@ -105,26 +109,30 @@ def from_torchvision(state_dict: Mapping[str, np.ndarray], network: str, like: T
   converted, used = {}, set()
   for path, leaf in leaves.items():
     key = f"{TORCHVISION_NAMES[network]('/'.join(path[1:-1]), modules)}.{LEAVES[path[-1]]}"
+    used.add(key)
+    if _belongs_to(path, fresh):
+      converted[path] = leaf
+      continue
     if key not in state_dict:
-      raise UserError(f"{source} has no {key!r}, which {network} needs for {'/'.join(path[1:])}.")
+      raise _missing(source, key, network, "/".join(path[1:]), state_dict)
     values = np.asarray(state_dict[key], np.float32)
     # Shapes are compared in PyTorch's order, the one that the file's owner knows.
     torch_shape = tuple(np.array(leaf.shape)[np.argsort(AXES[len(leaf.shape)])].tolist())
     if values.shape != torch_shape:
-      raise UserError(f"{source} has {key!r} of shape {values.shape}; this {network} needs {torch_shape}.")
+      raise UserError(f"{source} has {key!r} of shape {values.shape}; this {network} needs {torch_shape}"
+                      f"{_remedy(path)}.")
     converted[path] = values.transpose(AXES[values.ndim])
-    used.add(key)
-  extra = sorted(key for key in set(state_dict) - used if key.rpartition(".")[2] != IGNORED_LEAF)
+  extra = sorted(set(state_dict) - used)
   if extra:
     raise UserError(f"{source} has {extra[0]!r}, which {network} does not have ({len(extra)} such keys).")
   return traverse_util.unflatten_dict(converted)
 
 
 def convert_file(path: pathlib.Path, network: str) -> dict:
-  """`from_torchvision` of a file, for as many classes as the file has.
+  """Converts a file of torchvision, for as many classes as the file has.
 
   Args:
-    path: `.safetensors` or `.pth`.
+    path: a file that `read_state_dict` reads.
     network: a key of TORCHVISION_NAMES.
 
   Raises:
@@ -132,89 +140,129 @@ def convert_file(path: pathlib.Path, network: str) -> dict:
   """
   _check_torchvision_network(network, path)
   if not path.exists():
-    raise UserError(f"{path} is not there.")
+    raise UserError(f"{path} does not exist.")
   state_dict = read_state_dict(path)
-  classifier = f"{TORCHVISION_NAMES[network]('classifier', frozenset())}.bias"
+  classifier = f"{TORCHVISION_NAMES[network](CLASSIFIER, frozenset())}.bias"
   if classifier not in state_dict:
-    raise UserError(f"{path} has no {classifier!r}, which {network} needs for classifier/bias.")
+    raise _missing(path, classifier, network, f"{CLASSIFIER}/bias", state_dict)
   module = create_network(network, len(state_dict[classifier]), QuantizationScheme((8,), 8, 8), {})
   return from_torchvision(state_dict, network, variable_shapes(module), str(path))
 
 
-def variable_shapes(module: nn.Module) -> Tree:
-  """{"weights", "batch_stats"} of a network of colour images, shapes and dtypes alone."""
-  # The size of the images has no influence on the weights; this one survives every stride.
-  images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-  variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
-  return {"weights": variables["params"], "batch_stats": variables["batch_stats"]}
+def variable_shapes(module: nn.Module, image_shape: tuple[int, int, int] = (64, 64, 3)) -> Tree:
+  """Returns {"weights", "batch_stats"} of a network, shapes and dtypes alone.
 
-
-def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """The arrays of a `.safetensors` or `.pth` file by name.
-
-  Raises:
-    UserError: another kind of file, a damaged one, or torch is missing for a `.pth`.
+  Args:
+    module: the network.
+    image_shape: (H, W, C). The size of the images has no influence on the weights of torchvision's networks; the
+      default survives every stride.
   """
-  try:
-    if path.suffix == ".safetensors":
-      from safetensors.numpy import load_file  # An optional dependency.
-      return load_file(path)
-    if path.suffix in (".pth", ".pt"):
-      import torch  # An optional dependency.
-      tensors = torch.load(path, map_location="cpu", weights_only=True)
-      return {name: tensor.numpy() for name, tensor in tensors.items()}
-  except ImportError as error:
-    raise UserError(
-        f"{path} cannot be read without {error.name}: pip install 'metamix_jax[torch]', or convert the file to "
-        ".safetensors.") from error
-  except Exception as error:  # Both readers raise types of their own for a damaged file.
-    raise UserError(f"{path} cannot be read as a state dict: {str(error).splitlines()[0]}.") from error
-  raise UserError(f"{path} is no file of weights; allowed are .safetensors, .pth, or an imported folder.")
+  images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+  variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+  return {"weights": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
 def check_exists(path: str, network: str) -> None:
-  """Raises UserError if a file or folder of weights is not there; the sentence says how to make one."""
+  """Raises UserError if a file or folder of weights does not exist; the sentence says how to make one."""
   if not pathlib.Path(path).exists():
     raise UserError(
-        f"weights of {network} are expected at {path}, which is not there: make it with scripts/import_torchvision.py "
-        f"{network} FILE {path}, FILE being torchvision's checkpoint (.pth or .safetensors).")
+        f"weights of {network} are expected at {path}, which does not exist: make it with scripts/import_torchvision.py"
+        f" {network} FILE {path}, FILE being torchvision's checkpoint (.pth or .safetensors).")
 
 
-def load(path: str, network: str, like: Tree) -> dict:
-  """Weights and running statistics of a network from a file or an imported folder.
+def load(path: str, network: str, like: Tree, fresh: str | None = None) -> dict:
+  """Returns weights and running statistics of a network from a file or an imported folder.
 
   Args:
-    path: `.safetensors`, `.pth`, or a folder of `save`.
+    path: a file that `read_state_dict` reads, or a folder of `save`.
     network: its name, as in configs.
     like: {"weights", "batch_stats"} of the network, arrays or shapes.
+    fresh: path of a layer, such as CLASSIFIER, that keeps the arrays of `like`, whatever the file has for it; None: no
+      layer does.
 
   Raises:
-    UserError: the file is missing, damaged, or does not fit the network.
+    UserError: the file is missing, damaged, or does not fit the network: an array is missing or extra, has another
+      shape or dtype or a value that is not finite, or a variance is negative. The sentence names it.
   """
   check_exists(path, network)
   location = pathlib.Path(path).absolute()
-  if not location.is_dir():
-    _check_torchvision_network(network, path)
-    return from_torchvision(read_state_dict(location), network, like, path)
-  shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float32), like)
-  try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      return jax.tree.map(np.asarray, checkpointer.restore(location, shapes))
-  except Exception as error:  # Orbax raises several types for missing files, other trees and other shapes.
-    raise UserError(f"{path} holds no weights of this {network}: {str(error).splitlines()[0]}.") from error
+  if location.is_dir():
+    return _from_folder(location, path, network, like, fresh)
+  _check_torchvision_network(network, path)
+  return from_torchvision(read_state_dict(location), network, like, path, fresh)
 
 
 def save(path: str, tree: Tree) -> None:
   """Saves {"weights", "batch_stats"} as an Orbax checkpoint folder, for `load`.
 
   Raises:
-    UserError: something is there already.
+    UserError: something exists there already, or the folder cannot be written.
   """
-  location = pathlib.Path(path).absolute()
-  if location.exists():
+  check_new_folder(path)
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(pathlib.Path(path).absolute(), jax.tree.map(np.asarray, tree))
+  except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
+    raise UserError(f"{path} cannot be written ({_first_line(error)}); choose another folder.") from error
+
+
+def check_new_folder(path: str) -> None:
+  """Raises UserError if `save` could not make a folder: its name is empty, or something exists there."""
+  if not path:
+    raise UserError("the folder to write to has an empty name; choose another one.")
+  if pathlib.Path(path).exists():
     raise UserError(f"{path} exists already; choose another folder.")
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save(location, tree)
+
+
+def _from_folder(location, path, network, like, fresh):
+  """Does what `load` says with a folder of `save`."""
+  own_process = ocp.options.MultiprocessingOptions(  # No call waits for another process, which may not come.
+      primary_host=jax.process_index(), active_processes={jax.process_index()})
+  try:
+    with ocp.StandardCheckpointer(multiprocessing_options=own_process) as checkpointer:
+      saved = traverse_util.flatten_dict(checkpointer.restore(location))
+  except Exception as error:  # Orbax raises several types for missing and damaged files.
+    raise UserError(f"{path} holds no weights of this {network}: {_first_line(error)}.") from error
+  needed, arrays = traverse_util.flatten_dict(like), {}
+  for leaf in sorted(needed.keys() | saved.keys(), key="/".join):
+    if _belongs_to(leaf, fresh):
+      if leaf in needed:
+        arrays[leaf] = needed[leaf]
+      continue
+    name, there, here = "/".join(leaf[1:]), _words(saved.get(leaf)), _words(needed.get(leaf))
+    if there != here:
+      raise UserError(f"{path} has {name!r} as {there}; this {network} needs {here}{_remedy(leaf)}.")
+    check_values(saved[leaf], name, path, is_variance=leaf[-1] == "var")
+    arrays[leaf] = saved[leaf]
+  return traverse_util.unflatten_dict(arrays)
+
+
+def _words(array):
+  """Returns dtype and shape of an array, or what is said where it does not exist."""
+  return "nothing" if array is None else f"{array.dtype} {tuple(array.shape)}"
+
+
+def _belongs_to(path, layer):
+  """Tells whether a leaf, (collection, modules ..., name), is one of a layer."""
+  return layer is not None and "/".join(path[1:-1]) == layer
+
+
+def _remedy(path):
+  """Returns what to do about a leaf of another shape, as the end of a sentence."""
+  if not _belongs_to(path, CLASSIFIER):
+    return ""
+  return ("; for another number of classes, set config.pretraining.new_classifier to True and"
+          " config.pretraining.epochs to 1 or more (a teacher needs weights for the same classes)")
+
+
+def _missing(source, key, network, needed_for, state_dict):
+  """Returns the error about a missing key; the first name tells of a prefix."""
+  first = f"; the first of its {len(state_dict)} names is {next(iter(state_dict))!r}" if state_dict else ""
+  return UserError(f"{source} has no {key!r}, which {network} needs for {needed_for}{first}.")
+
+
+def _first_line(error):
+  return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _check_torchvision_network(network, path):

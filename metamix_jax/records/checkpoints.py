@@ -12,9 +12,7 @@ Every process calls everything here; the first process writes.
 
 import json
 import logging
-import os
 import pathlib
-import re
 import shutil
 from typing import Any
 
@@ -24,11 +22,15 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from metamix_jax.errors import UserError
+from metamix_jax.records import multihost
 from metamix_jax.records.clock import Clock
-from metamix_jax.records.files import write_json
-from metamix_jax.records.multihost import is_lead_process, wait_for_all
+from metamix_jax.records.files import make_folder, write_json
+from metamix_jax.records.saved_arrays import own_process, read_json, restore_everywhere, with_keys, words_of
 
 logger = logging.getLogger("metamix_jax")
+
+# The keys that JSON beside a state must have.
+_PROGRESS = ("best", "seconds")
 
 
 class PhaseCheckpoints:
@@ -39,31 +41,31 @@ class PhaseCheckpoints:
   """
 
   def __init__(self, folder: pathlib.Path):
+    """Makes the folder; raises UserError where it cannot be made."""
     self.folder = folder.absolute()
-    if is_lead_process():
-      self.folder.mkdir(parents=True, exist_ok=True)
-    wait_for_all("checkpoints")
+    _make_folder(self.folder)
 
   def save(self, phase: str, tree: Any, results: dict) -> None:
     """Saves the arrays of `tree`, then the phase's results; replaces an incomplete attempt.
 
     Raises:
-      UserError: the files cannot be written.
+      UserError: the files cannot be written; in every process.
     """
-    tree = jax.device_get(tree)
-    _check_space(phase, self.folder, tree)
-    try:
-      with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(self.folder / phase, tree, force=True)
-      if is_lead_process():
+    with multihost.failing_together():
+      if not multihost.is_lead_process():
+        return
+      tree = jax.device_get(tree)
+      _check_space(phase, self.folder, tree)
+      try:
+        with ocp.StandardCheckpointer(multiprocessing_options=own_process()) as checkpointer:
+          checkpointer.save(self.folder / phase, tree, force=True)
         write_json(self.results_file(phase), results)
-    except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
-      raise _not_saved(phase, self.folder, error) from error
-    wait_for_all(f"{phase} saved")
+      except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
+        raise _not_saved(phase, self.folder, error) from error
 
   def is_finished(self, phase: str) -> bool:
-    """Tells whether the phase has its results."""
-    return self.results_file(phase).exists()
+    """Tells whether the phase has its results; the first process looks, for all of them."""
+    return multihost.total(int(multihost.is_lead_process() and self.results_file(phase).exists())) > 0
 
   def restore(self, phase: str, like: Any) -> tuple[Any, dict] | None:
     """Restores the tree and the results of a finished phase.
@@ -75,20 +77,21 @@ class PhaseCheckpoints:
     Returns:
       The tree as host arrays, and the results. None if the phase is not finished, or if its files are damaged; the log
       then names them.
+
+    Raises:
+      UserError: the tree that was saved has other names, shapes or dtypes.
     """
     if not self.is_finished(phase):
       return None
-    try:
-      with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(self.folder / phase, jax.device_get(like))
-      return tree, json.loads(self.results_file(phase).read_text())
-    except Exception as error:  # Orbax and TensorStore raise several types for missing and damaged files.
+    read_results = lambda: with_keys(json.loads(self.results_file(phase).read_text()), *_PROGRESS)
+    restored, reason = restore_everywhere(self.folder / phase, like, read_results)
+    if restored is None:
       # Set aside, not deleted: files that cannot be read now may be intact on a disk that is away for a moment.
       for path in (self.results_file(phase), self.folder / phase):
         aside = _set_aside(path)
       logger.warning("%s: its checkpoint cannot be read and is now %s (%s); the phase is run again", phase, aside,
-                     _reason(error))
-      return None
+                     reason)
+    return restored
 
   def results_file(self, phase: str) -> pathlib.Path:
     """Returns the file that holds the results of a phase."""
@@ -105,15 +108,19 @@ class StepCheckpoints:
   """
 
   def __init__(self, folder: pathlib.Path, phase: str, clock: Clock, *, max_to_keep: int):
+    """Opens the folder; raises UserError where it cannot be made."""
     self.phase, self.folder = phase, folder.absolute()
     self.best: dict[str, float] | None = None
-    self._clock, self._saved_step = clock, 0
-    keep = AnyPreservationPolicy([
-        LatestN(max_to_keep),
-        BestN(get_metric_fn=lambda metrics: metrics["top1"], n=1, keep_checkpoints_without_metrics=False)])
-    self._manager = ocp.CheckpointManager(
-        self.folder, options=ocp.CheckpointManagerOptions(
-            preservation_policy=keep, create=True, enable_async_checkpointing=True))
+    self._clock, self._saved_step, self._manager = clock, 0, None
+    _make_folder(self.folder)
+    if multihost.is_lead_process():
+      keep = AnyPreservationPolicy([
+          LatestN(max_to_keep),
+          BestN(get_metric_fn=lambda metrics: metrics["top1"], n=1, keep_checkpoints_without_metrics=False)])
+      self._manager = ocp.CheckpointManager(
+          self.folder, options=ocp.CheckpointManagerOptions(
+              preservation_policy=keep, create=False, enable_async_checkpointing=True,
+              multiprocessing_options=own_process()))
 
   def restore(self, state: Any) -> tuple[Any, int]:
     """Restores the newest complete state; sets `best` and the seconds of the clock.
@@ -121,22 +128,25 @@ class StepCheckpoints:
     Returns:
       The state as host arrays in the structure of `state`, and the number of its step; `state` itself and 0 if no
       checkpoint can be read.
+
+    Raises:
+      UserError: the state that was saved has other names, shapes or dtypes.
     """
     like = jax.device_get(state)
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      try:
-        restored = self._manager.restore(step, args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore()))
-      except Exception as error:  # Orbax and TensorStore raise several types for missing and truncated files.
-        aside = _set_aside(self.folder / str(step), self.folder.with_name(f"{self.phase}_{step}"))
-        self._manager.reload()
+    while step := self._newest_step():
+      folder = self.folder / str(step)
+      restored, reason = restore_everywhere(
+          folder / "state", like, lambda folder=folder: read_json(folder / "progress", *_PROGRESS))
+      if restored is None:
+        aside = _set_aside(folder, self.folder.with_name(f"{self.phase}_{step}"))
         logger.warning("%s: the checkpoint of step %d cannot be read and is now %s (%s); an older one is looked for",
-                       self.phase, step, aside, _reason(error))
+                       self.phase, step, aside, reason)
         continue
-      self.best = restored["progress"]["best"] or None
-      self._clock.continue_from(restored["progress"]["seconds"])
+      state, progress = restored
+      self.best = progress["best"] or None
+      self._clock.continue_from(progress["seconds"])
       logger.info("%s: continued after step %d, from %s", self.phase, step, self.folder)
-      return restored["state"], step
+      return state, step
     return state, 0
 
   def save(self, step: int, state: Any, top1: float | None = None) -> None:
@@ -148,33 +158,42 @@ class StepCheckpoints:
       top1: top-1 of the state in percent; None: not evaluated. Of equal best steps the last one is kept.
 
     Raises:
-      UserError: this save or the one before failed; complete checkpoints stay intact.
+      UserError: this save or the one before failed, in every process; complete checkpoints stay intact.
     """
     if top1 is not None and (self.best is None or top1 >= self.best["top1"]):
       self.best = {"step": step, "top1": top1}
-    # Copies: on a CPU, device_get shows buffers that the next step overwrites.
-    state = jax.tree.map(np.array, jax.device_get(state))
-    _check_space(f"{self.phase}, step {step}", self.folder, state)
-    try:
-      self._manager.save(
-          step, metrics=None if top1 is None else {"top1": top1}, args=ocp.args.Composite(
-              state=ocp.args.StandardSave(state),
-              progress=ocp.args.JsonSave({"seconds": self._clock.seconds, "best": self.best})))
-    except Exception as error:  # Orbax and TensorStore raise several types for missing and damaged files.
-      raise _not_saved(f"{self.phase}, step {step}", self.folder, error) from error
-    self._saved_step = step
-
-  def reached_preemption(self, step: int) -> bool:
-    """Tells whether the cluster has announced, through jax.distributed, that it takes the machines away."""
-    return self._manager.reached_preemption(step)
+    with multihost.failing_together():
+      if self._manager is None:
+        return
+      # Copies: on a CPU, device_get shows buffers that the next step overwrites.
+      state = jax.tree.map(np.array, jax.device_get(state))
+      _check_space(f"{self.phase}, step {step}", self.folder, state)
+      try:
+        self._manager.save(
+            step, metrics=None if top1 is None else {"top1": top1}, args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                progress=ocp.args.JsonSave({"seconds": self._clock.seconds, "best": self.best})))
+      except Exception as error:  # Orbax and TensorStore raise several types for missing and damaged files.
+        raise _not_saved(f"{self.phase}, step {step}", self.folder, error) from error
+      self._saved_step = step
 
   def close(self) -> None:
     """Waits until everything is on the disk, and ends the background threads; raises UserError as `save` does."""
-    try:
-      self._manager.wait_until_finished()
-    except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
-      raise _not_saved(f"{self.phase}, step {self._saved_step}", self.folder, error) from error
-    self._manager.close()
+    with multihost.failing_together():
+      if self._manager is None:
+        return
+      try:
+        self._manager.wait_until_finished()
+      except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
+        raise _not_saved(f"{self.phase}, step {self._saved_step}", self.folder, error) from error
+      self._manager.close()
+
+  def _newest_step(self):
+    """Returns the newest complete step, 0 if there is none; the first process looks, for all of them."""
+    if self._manager is None:
+      return multihost.total(0)
+    self._manager.reload()
+    return multihost.total(max(self._manager.all_steps(), default=0))
 
 
 def keep_best(folder: pathlib.Path, phase: str, step: int | None) -> None:
@@ -184,46 +203,55 @@ def keep_best(folder: pathlib.Path, phase: str, step: int | None) -> None:
     folder: DIR/checkpoints.
     phase: name of the finished phase.
     step: the best step; None: no step was evaluated.
+
+  Raises:
+    UserError: the step cannot be moved; in every process.
   """
-  wait_for_all(f"{phase} finished")
-  steps = folder / "steps" / phase
-  if not is_lead_process() or not steps.exists():
-    return
-  if step is not None and (steps / str(step)).exists():
-    shutil.rmtree(folder / "best" / phase, ignore_errors=True)
-    (folder / "best" / phase).mkdir(parents=True)
-    (steps / str(step)).rename(folder / "best" / phase / str(step))
-  shutil.rmtree(steps, ignore_errors=True)
+  steps, best = folder / "steps" / phase, folder / "best" / phase
+  with multihost.failing_together():
+    if not multihost.is_lead_process() or not steps.exists():
+      return
+    if step is not None and (steps / str(step)).exists():
+      shutil.rmtree(best, ignore_errors=True)
+      make_folder(best)
+      try:
+        (steps / str(step)).rename(best / str(step))
+      except OSError as error:
+        raise _not_saved(f"{phase}, best step {step}", best, error) from error
+    shutil.rmtree(steps, ignore_errors=True)
+
+
+def _make_folder(folder):
+  """Makes a folder: the first process does, for all of them."""
+  with multihost.failing_together():
+    if multihost.is_lead_process():
+      make_folder(folder)
 
 
 def _set_aside(path, target=None):
   """Renames a file or folder, if it exists, to `target` (by default `path`) with the ending .unreadable."""
   target = target or path
   aside = target.with_name(target.name + ".unreadable")
-  if is_lead_process() and path.exists():
-    shutil.rmtree(aside, ignore_errors=True)
-    path.rename(aside)
-  wait_for_all(f"{aside.name} set aside")
+  with multihost.failing_together():
+    if multihost.is_lead_process() and path.exists():
+      try:
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+      except OSError as error:
+        raise UserError(
+            f"{path} cannot be read, nor renamed ({error.strerror}); remove it, and the same command continues from"
+            " what was saved before.") from error
   return aside
 
 
 def _check_space(what, folder, tree):
   """Raises UserError if the disk has no room for the arrays; TensorStore itself would fail with pages of text."""
   needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)), shutil.disk_usage(folder).free
-  if is_lead_process() and needed > free:
+  if needed > free:
     raise _not_saved(what, folder, f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
 
 
 def _not_saved(what, folder, error):
   return UserError(
-      f"{what}: the checkpoint cannot be written to {folder} ({_reason(error)}); what was saved before is whole, and"
+      f"{what}: the checkpoint cannot be written to {folder} ({words_of(error)}); what was saved before is whole, and"
       " the same command continues from there.")
-
-
-def _reason(error):
-  """Returns a few words from an error: the words of the system if TensorStore passes them on, or its first line."""
-  code = re.search(r"os_error_code='(\d+)'", str(error))
-  if code:
-    return os.strerror(int(code[1]))
-  line = (str(error).splitlines() or [type(error).__name__])[0]
-  return line.partition(" [tensorstore_spec")[0].rstrip(".")

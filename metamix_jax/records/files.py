@@ -1,9 +1,12 @@
-"""Atomic writes of files."""
+"""Atomic writes of files; a file or folder that cannot be written is one sentence."""
 
 from collections.abc import Callable, Mapping
 import json
+import os
 import pathlib
 from typing import Any
+
+from metamix_jax.errors import UserError
 
 
 def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
@@ -14,23 +17,60 @@ def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -
     write: writes the whole content to the path that it gets.
 
   Raises:
-    OSError: the file cannot be written; an earlier file at `path` is unchanged.
+    UserError: the file cannot be written; an earlier file at `path` is unchanged.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f"{path.name}.partial")
   try:
-    write(partial)
-  except BaseException:
-    partial.unlink(missing_ok=True)
-    raise
-  partial.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      write(partial)
+    except BaseException:
+      partial.unlink(missing_ok=True)
+      raise
+    partial.replace(path)
+  except OSError as error:
+    raise not_written(path, error) from error
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes UTF-8 text atomically; raises OSError as `write_atomically` does."""
+  """Writes UTF-8 text atomically; raises UserError as `write_atomically` does."""
   write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
-  """Writes a JSON object atomically, indented by two spaces; raises OSError as `write_atomically` does."""
+  """Writes a JSON object atomically, indented by two spaces; raises UserError as `write_atomically` does."""
   write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def make_folder(folder: pathlib.Path) -> None:
+  """Makes a folder where it does not exist; raises UserError where it cannot be made."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise not_written(folder, error) from error
+
+
+def check_writable(path: str | os.PathLike) -> None:
+  """Raises UserError if a file could not be written: for what a command writes after hours of work.
+
+  A file that exists keeps its content, and one that does not exist is not made.
+  """
+  file = pathlib.Path(path)
+  existed = file.exists()
+  try:
+    if not os.fspath(path) or file.is_dir():
+      raise IsADirectoryError(0, "it is a folder")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.open("ab").close()
+    if not existed:
+      file.unlink()
+  except (OSError, ValueError) as error:
+    raise not_written(path, error) from error
+
+
+def not_written(path: str | os.PathLike, error: Exception) -> UserError:
+  """Returns the sentence about a file or folder that cannot be written; `error` is the reason."""
+  reason = getattr(error, "strerror", None) or str(error)
+  return UserError(
+      f"{os.fspath(path)!r} cannot be written ({reason}); free the place, or choose a folder that can be written to."
+      " What was saved before is whole.")

@@ -25,16 +25,18 @@ class MetricsFile:
     """Drops the lines of a phase after `step`.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: the file cannot be read or written.
     """
-    texts = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+    try:
+      texts = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+      raise UserError(
+          f"{self._path} cannot be read ({getattr(error, 'strerror', error)}); repair it, or move it away to record the"
+          " steps from here on only.") from error
     lines = [_parse(text) for text in texts]
     kept = [line is not None and (line["phase"] != phase or line["step"] <= step) for line in lines]
     if not all(kept):
-      try:
-        write_text(self._path, "".join(text for text, keep in zip(texts, kept, strict=True) if keep))
-      except OSError as error:
-        raise self._not_written(f"{phase}, step {step}", error) from error
+      write_text(self._path, "".join(text for text, keep in zip(texts, kept, strict=True) if keep))
 
   def append(self, line: Mapping[str, Any]) -> None:
     """Appends {"phase", "step", ...: numbers} as a line.
@@ -58,8 +60,9 @@ class MetricsFile:
 
 
 def _parse(text):
-  """Returns the line, or None if it is incomplete."""
+  """Returns the line, or None if it is incomplete or not one of a step."""
   try:
-    return json.loads(text) if text.endswith("\n") else None
-  except ValueError:
+    line = json.loads(text) if text.endswith("\n") else None
+    return line if isinstance(line, dict) and isinstance(line["phase"], str) and line["step"] >= 0 else None
+  except (ValueError, KeyError, TypeError):
     return None

@@ -6,7 +6,7 @@ import re
 
 import ml_collections
 
-from metamix_jax import config as config_rules
+from metamix_jax.config_file import flatten
 from metamix_jax.errors import UserError
 
 # The fields of a config that are paths of files or folders.
@@ -16,14 +16,14 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def local_folder(path: str | os.PathLike) -> pathlib.Path:
-  """Returns the folder that --workdir names, with ~ expanded.
+  """Returns the folder of a run that a user names, with ~ expanded.
 
   Raises:
     UserError: it is empty, or a URL such as gs://bucket/run.
   """
   text = os.fspath(path)
   if not text:
-    raise UserError("--workdir is empty; it must be a folder.")
+    raise UserError("the name of the workdir is empty; it must be a folder.")
   if _URL.match(text):
     raise UserError(
         f"workdir {text} is a URL; a run writes to a folder of a file system, so mount the bucket or choose a local"
@@ -33,7 +33,7 @@ def local_folder(path: str | os.PathLike) -> pathlib.Path:
 
 def expand_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Returns a validated config with ~ expanded in every path, or itself where none begins with ~."""
-  fields = config_rules.flatten(config)
+  fields = flatten(config)
   expanded = {name: os.path.expanduser(fields[name]) for name in PATH_FIELDS if (fields[name] or "").startswith("~")}
   if not expanded:
     return config

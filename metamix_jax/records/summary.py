@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import importlib.metadata
 import platform
+import sys
 
 import ml_collections
 
-from metamix_jax import config as config_rules
+from metamix_jax.config_file import flatten
 from metamix_jax.method.bops import LayerCost
 from metamix_jax.records.results import FULL_PRECISION_TOP1, BitSelection, UniformResult
 
@@ -39,10 +40,18 @@ def summarize(
       "skipped_records": skipped_records,
       "seconds": dict(seconds),
       "seed": config.seed,
-      "config": config_rules.flatten(config),
-      "versions": {"python": platform.python_version()} | {
-          package: importlib.metadata.version(package) for package in PACKAGES},
+      "config": flatten(config),
+      "versions": {"python": platform.python_version()} | {package: version_of(package) for package in PACKAGES},
   }
+
+
+def version_of(package: str) -> str:
+  """Returns the version of a package; "unknown" where neither pip nor the imported module says it."""
+  try:
+    found = importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:  # Imported from a source tree, or installed without pip.
+    found = getattr(sys.modules.get(package.replace("-", "_")), "__version__", None)
+  return str(found or "unknown")
 
 
 def describe_network(config: ml_collections.ConfigDict, layers: Sequence[LayerCost]) -> dict:

@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from metamix_jax import config as config_rules
+from metamix_jax.config_file import flatten
 from metamix_jax.errors import UserError
 from metamix_jax.records import folder_lock, multihost
 from metamix_jax.records.files import write_json
@@ -35,14 +35,9 @@ def hold_workdir(workdir: pathlib.Path) -> Iterator[None]:
     UserError: another run holds the folder, or it cannot be written to; in every process.
   """
   with contextlib.ExitStack() as stack:
-    refused = None
-    if multihost.is_lead_process():
-      try:
+    with multihost.failing_together():
+      if multihost.is_lead_process():
         stack.enter_context(folder_lock.hold(workdir))
-      except UserError as error:
-        refused = error
-    if multihost.total(int(refused is not None)):
-      raise refused or UserError(f"workdir {workdir} cannot be used; the first process says why.")
     yield
 
 
@@ -58,10 +53,8 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
       is damaged.
   """
   path = workdir / "config.json"
-  fields = json.loads(json.dumps(config_rules.flatten(config)))
-  if multihost.is_lead_process() and not path.exists():
-    write_json(path, fields)
-  multihost.wait_for_all("config.json")
+  fields = json.loads(json.dumps(flatten(config)))
+  _write_once(path, fields)
   earlier = read_saved_config(path)
   changes = []
   for name in sorted(set(earlier) | set(fields)):
@@ -89,9 +82,7 @@ def check_data(workdir: pathlib.Path, description: Mapping[str, Any]) -> None:
     UserError: the data changed since the run began, or the file is damaged; one sentence says what changed.
   """
   path = workdir / "data.json"
-  if multihost.is_lead_process() and not path.exists():
-    write_json(path, description)
-  multihost.wait_for_all("data.json")
+  _write_once(path, description)
   try:
     earlier = json.loads(path.read_text(encoding="utf-8"))
     change = _data_change(earlier, json.loads(json.dumps(description)))
@@ -103,6 +94,13 @@ def check_data(workdir: pathlib.Path, description: Mapping[str, Any]) -> None:
     raise UserError(
         f"workdir {workdir} holds a run on other data: {change}; bring the earlier data back, or choose another"
         " workdir.")
+
+
+def _write_once(path, values):
+  """Writes JSON where the file does not exist: the first process does, for all of them."""
+  with multihost.failing_together():
+    if multihost.is_lead_process() and not path.exists():
+      write_json(path, values)
 
 
 def _data_change(earlier, now):

@@ -6,7 +6,6 @@ import html
 import json
 import pathlib
 
-from metamix_jax.errors import UserError
 from metamix_jax.method.bops import candidate_widths
 from metamix_jax.records.files import write_text
 from metamix_jax.records.names import format_target
@@ -53,16 +52,13 @@ def write(folder: pathlib.Path) -> pathlib.Path:
   """
   run = saved_run.read(folder)
   page = folder / "report" / "report.html"
-  try:
-    figures = []
-    for name, caption, draw in figures_of(run):
-      path = folder / "report" / f"{name}.png"
-      if save(draw, path):
-        drawing = interactive_figure(run) if name == "search_quality" else _image(path, caption)
-        figures.append(_figure(drawing, f"{caption} ({path.name})"))
-    write_text(page, _page(run, figures))
-  except OSError as error:
-    raise UserError(f"the report cannot be written to {page.parent} ({error.strerror}).") from error
+  figures = []
+  for name, caption, draw in figures_of(run):
+    path = folder / "report" / f"{name}.png"
+    if save(draw, path):
+      drawing = interactive_figure(run) if name == "search_quality" else _image(path, caption)
+      figures.append(_figure(drawing, f"{caption} ({path.name})"))
+  write_text(page, _page(run, figures))
   return page
 
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 import ml_collections
 
 from metamix_jax import config as config_rules
-from metamix_jax.config_file import load_config
+from metamix_jax.config_file import flatten, load_config
 from metamix_jax.errors import UserError
 from metamix_jax.records import folder_lock, paths
 from metamix_jax.records.files import write_text
@@ -60,7 +60,7 @@ class SweepRun:
       summary = json.loads(path.read_text())
     except (OSError, ValueError):
       return None
-    expected = json.loads(json.dumps(config_rules.flatten(self.config)))
+    expected = json.loads(json.dumps(flatten(self.config)))
     return summary if summary.get("config") == expected and "targets" in summary else None
 
 

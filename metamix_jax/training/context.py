@@ -86,6 +86,7 @@ def prepare(config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ) -> Tr
   network, teacher = build_networks(config, source.num_classes, channels, quantizer)
   for target in names.targets(config):
     config_rules.check_target(target, attainable_range(network.layers))
+  _check_weights(config, network, teacher, source.image_shape)
   if config.bits_from is not None:
     selected_bits.read_selected_bits(config.bits_from, network.layers)
   if config.meta_state_from is not None:
@@ -179,3 +180,14 @@ def _check_networks(config):
     unused = section == "network" and config.meta_state_from is not None
     if weights is not None and weights != RANDOM_WEIGHTS and not unused:
       pretrained.check_exists(weights, config[section].name)
+
+
+def _check_weights(config, network, teacher, image_shape):
+  """Reads the files of weights: one that does not fit is refused before anything is trained."""
+  if config.pretraining.weights is not None and config.meta_state_from is None:
+    fresh = network.layers[-1].name if config.pretraining.new_classifier else None
+    shapes = pretrained.variable_shapes(network.module, image_shape)
+    pretrained.load(config.pretraining.weights, config.network.name, shapes, fresh)
+  if teacher is not None and config.teacher.weights != RANDOM_WEIGHTS:
+    shapes = pretrained.variable_shapes(teacher.module, image_shape)
+    pretrained.load(config.teacher.weights, config.teacher.name, shapes)

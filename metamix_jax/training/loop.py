@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from metamix_jax.errors import UserError
+from metamix_jax.records import multihost
 from metamix_jax.records.checkpoints import StepCheckpoints
 from metamix_jax.records.clock import Clock
 from metamix_jax.records.interruption import Interrupted, StopRequest
@@ -135,7 +136,7 @@ def train(
         logger.info("%s: top-1 %.2f after epoch %d", phase.name, top1, epoch + 1)
       if checkpoints is None:
         continue
-      stop = _asked_to_stop(saving, checkpoints, step)
+      stop = _asked_to_stop(saving)
       if step % context.config.checkpoints.every_steps == 0 or stop or top1 is not None:
         _check_finite(context, phase, state)
         if recorder is not None and top1 is not None:
@@ -181,10 +182,8 @@ def _evaluation_is_due(context, step):
   return rest == 0 and every > 0 and epochs % every == 0
 
 
-def _asked_to_stop(saving, checkpoints, step):
-  if jax.distributed.is_initialized():  # All processes are then told of the same step.
-    return checkpoints.reached_preemption(step)
-  return saving.stop_request.requested
+def _asked_to_stop(saving):
+  return multihost.asked_to_stop() if jax.distributed.is_initialized() else saving.stop_request.requested
 
 
 def _check_finite(context, phase, state):
@@ -195,9 +194,10 @@ def _check_finite(context, phase, state):
       continue
     bad_step = int(bad_steps[bad_steps > 0].min())
     _, _, batch = next(_batches(context, phase, bad_step - 1, bad_step))
+    meta = jax.device_get(state["meta"])  # Each process looks at its part of the batch, by itself.
     raise UserError(
         f"{phase.name}, step {bad_step}: the {_name_loss(name, part)} loss or its gradient"
-        f" is not finite, first {diagnosis.first_not_finite(state['meta'], batch)}; nothing after step"
+        f" is not finite, first {diagnosis.first_not_finite(meta, batch)}; nothing after step"
         f" {bad_step - 1} was kept; lower config.{phase.section}.learning_rate or look at the data.")
 
 

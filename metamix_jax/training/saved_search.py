@@ -11,7 +11,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from metamix_jax.errors import UserError
 from metamix_jax.records.alpha import BIT_SELECTION, check_saved_search, read_alpha
+from metamix_jax.records.saved_arrays import find_difference, own_process, words_of
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.state import MetaState, create_meta_state
 
@@ -93,15 +93,13 @@ def _load(context, folder, start):
   meta: Any = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(start))
   like = {"weights": meta.weights, "step_sizes": meta.step_sizes, "batch_stats": meta.batch_stats}
   try:
-    with ocp.StandardCheckpointer() as checkpointer:
+    difference = find_difference(folder, like)
+    if difference is not None:
+      raise UserError(f"{folder} is of another network: {difference}.")
+    with ocp.StandardCheckpointer(multiprocessing_options=own_process()) as checkpointer:
       saved = checkpointer.restore(folder, like)
-  except Exception as error:  # Orbax and TensorStore raise several types for missing, damaged and unequal trees.
-    reason = str(error).splitlines()[0].rstrip(".")
-    raise UserError(f"{folder} cannot be read ({reason}); it is damaged, or of another network.") from error
-  wanted = traverse_util.flatten_dict(like, sep="/")
-  for name, values in traverse_util.flatten_dict(saved, sep="/").items():
-    if (values.shape, values.dtype) != (wanted[name].shape, wanted[name].dtype):
-      raise UserError(
-          f"{folder} is of another network: {name} is {values.dtype} {list(values.shape)} there and "
-          f"{wanted[name].dtype} {list(wanted[name].shape)} here.")
+  except UserError:
+    raise
+  except Exception as error:  # Orbax and TensorStore raise several types for missing and damaged trees.
+    raise UserError(f"{folder} cannot be read ({words_of(error)}); it is damaged.") from error
   return context.replicate(meta.replace(**saved, seed=np.uint32(context.config.seed)))

@@ -14,7 +14,6 @@ the median over the rounds of the ratio within a round, because ratios vary less
 """
 
 import dataclasses
-import json
 import pathlib
 import statistics
 import time
@@ -28,11 +27,11 @@ from plain_quantizers import PLAIN
 import synthetic
 import torch_step
 
-from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.data.cores import available_cores
-from metamix_jax.errors import UserError
 from metamix_jax.method.bops import lowest_bits
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
+from metamix_jax.records import files
 from metamix_jax.records.names import targets
 from metamix_jax.training import context, parallel
 
@@ -45,25 +44,26 @@ JSON = flags.DEFINE_string("json", None, "File for the figures.")
 F, T, TORCH = "F: full precision", "T: teacher", "PyTorch full precision"
 
 
+@exit_on_user_error("bench")
 def main(argv):
-  """Measures the steps and prints a table."""
+  """Measures the steps and prints a table; a UserError becomes one sentence and status 2."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
   config = CONFIG.value
-  try:
-    networks = context.networks_without_data(config)
-    names = _STEPS.value and [F, T, *_STEPS.value]
-    programs, measured = compile_steps(config, *networks, names)
-    if "native" in _COMPARE.value:
-      plain = [network and with_plain_quantizers(network) for network in networks]
-      runs, facts = compile_steps(config, *plain, names)
-      programs |= {f"{name}, native": run for name, run in runs.items() if name != T}
-      measured |= {f"{name}, native": values for name, values in facts.items() if name != T}
-    if "torch" in _COMPARE.value:
-      programs[TORCH] = torch_step.full_precision_step(config)
-      measured[TORCH] = {}
-  except (UserError, ImportError) as error:
-    stop("bench", error)
+  if JSON.value is not None:
+    files.check_writable(JSON.value)
+  networks = context.networks_without_data(config)
+  # Before anything is compiled: PyTorch may be missing.
+  torch_run = torch_step.full_precision_step(config) if "torch" in _COMPARE.value else None
+  names = _STEPS.value and [F, T, *_STEPS.value]
+  programs, measured = compile_steps(config, *networks, names)
+  if "native" in _COMPARE.value:
+    plain = [network and with_plain_quantizers(network) for network in networks]
+    runs, facts = compile_steps(config, *plain, names)
+    programs |= {f"{name}, native": run for name, run in runs.items() if name != T}
+    measured |= {f"{name}, native": values for name, values in facts.items() if name != T}
+  if torch_run is not None:
+    programs[TORCH], measured[TORCH] = torch_run, {}
   seconds = {name: [] for name in programs}
   for number in range(ROUNDS.value + 1):
     for name, run in programs.items():
@@ -78,6 +78,8 @@ def main(argv):
       "candidate_bits": list(config.quantization.candidate_bits), "compute_dtype": config.compute_dtype,
       "teacher": config.teacher.name, "device": jax.devices()[0].device_kind, "num_devices": jax.device_count(),
       "cores": available_cores(), "matrix_multiply_gflops": peak, "jax": jax.__version__}
+  if JSON.value is not None:
+    files.write_json(pathlib.Path(JSON.value), {"facts": facts, "steps": table, "seconds": seconds})
   print(", ".join(
       f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()))
   print("\n| step | ms | images/s | in F | to its floor | in PyTorch F | compile [s] | temporaries [MB] | GFLOP | "
@@ -85,9 +87,6 @@ def main(argv):
   print("|---|---|---|---|---|---|---|---|---|---|")
   for line in table:
     print("| " + " | ".join(cell(value) for value in line.values()) + " |")
-  if JSON.value:
-    content = {"facts": facts, "steps": table, "seconds": seconds}
-    pathlib.Path(JSON.value).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def with_plain_quantizers(network):

@@ -9,7 +9,6 @@ log quantity: 1 means proportional; for resolution, 2 means proportional to the 
 """
 
 import copy
-import json
 import pathlib
 import statistics
 import time
@@ -22,7 +21,9 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 import numpy as np
 
-from metamix_jax.command_line import flags_parser, stop
+from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.errors import UserError
+from metamix_jax.records import files
 from metamix_jax.training import context
 
 _PLOT = flags.DEFINE_string("plot", None, "PNG for the plot.")
@@ -31,13 +32,17 @@ COLOURS = {"bit-meta": "#0072B2", "bit-search": "#D55E00"}
 BIT_WIDTHS = ((4, 8), (3, 4, 8), (3, 4, 6, 8), (2, 3, 4, 6, 8), (2, 3, 4, 5, 6, 8))
 
 
+@exit_on_user_error("bench_growth")
 def main(argv):
-  """Measures the steps, prints a table, and draws a plot."""
+  """Measures the steps, prints a table, and draws a plot; a UserError becomes one sentence and status 2."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
   config = bench.CONFIG.value
+  for path in (bench.JSON.value, _PLOT.value):
+    if path is not None:
+      files.check_writable(path)
   if "blocks" not in config.network.options:
-    stop("bench_growth", "config.network.options has no blocks, so there is no depth to vary; use configs/digits.py.")
+    raise UserError("config.network.options has no blocks, so there is no depth to vary; use configs/digits.py.")
   table = {}
   for quantity, variants in varied(config).items():
     table[quantity] = {"values": [value for value, _ in variants]}
@@ -48,16 +53,16 @@ def main(argv):
       slope = np.polyfit(np.log(table[quantity]["values"]), np.log(seconds), 1)[0]
       table[quantity][name] = {"ms": [1000 * value for value in seconds], "slope": slope}
     jax.clear_caches()
+  if bench.JSON.value is not None:
+    files.write_json(pathlib.Path(bench.JSON.value), table)
+  if _PLOT.value is not None:
+    plot(table, _PLOT.value)
   print("| varied | values | bit-meta [ms] | slope | bit-search [ms] | slope |\n|---|---|---|---|---|---|")
   for quantity, line in table.items():
     cells = [", ".join(f"{value:g}" for value in line["values"])]
     for name in COLOURS:
       cells += [", ".join(f"{value:.0f}" for value in line[name]["ms"]), f"{line[name]['slope']:.2f}"]
     print(f"| {quantity} | " + " | ".join(cells) + " |")
-  if bench.JSON.value:
-    pathlib.Path(bench.JSON.value).write_text(json.dumps(table, indent=2) + "\n")
-  if _PLOT.value:
-    plot(table, _PLOT.value)
 
 
 def varied(config):

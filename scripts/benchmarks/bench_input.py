@@ -23,11 +23,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from metamix_jax import data
-from metamix_jax.command_line import stop
+from metamix_jax.command_line import exit_on_user_error
 from metamix_jax.data import images as image_functions
 from metamix_jax.data.cores import available_cores
 from metamix_jax.data.datasets import records
-from metamix_jax.errors import UserError
 
 # isort: split
 # After metamix_jax.data, which sets the environment that TensorFlow reads when it is imported.
@@ -43,15 +42,13 @@ CROP = data.RandomResizedCrop((0.08, 1.0), (3 / 4, 4 / 3), 0.5)
 SHORT_SIDE_SHARE = 256 / 224  # Of the evaluation's short side to its crop.
 
 
+@exit_on_user_error("bench_input")
 def main(argv):
-  """Measures the loops and prints a table."""
+  """Measures the loops and prints a table; a UserError becomes one sentence and status 2."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
   tf.get_logger().setLevel("ERROR")  # TFDS calls something that TensorFlow is going to remove.
-  try:
-    builder = data.open_dataset("imagenet2012", _DATA_DIR.value)
-  except UserError as error:
-    stop("bench_input", error)
+  builder = data.open_dataset("imagenet2012", _DATA_DIR.value)
   split = f"train[:{min(_IMAGES.value, builder.info.splits['train'].num_examples)}]"
   runs = {
       "pipeline": functools.partial(run_pipeline, builder, split),

@@ -10,7 +10,6 @@ first.
 """
 
 import copy
-import json
 import pathlib
 import statistics
 import time
@@ -22,6 +21,7 @@ import numpy as np
 
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.method.bops import attainable_range
+from metamix_jax.records import files
 from metamix_jax.training import context
 
 _COUNTS = flags.DEFINE_list("counts", ["1", "2", "4", "8"], "Numbers of targets; the first is what ratios are to.")
@@ -32,6 +32,8 @@ def main(argv):
   """Measures the iterations and prints a table."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
+  if bench.JSON.value is not None:
+    files.check_writable(bench.JSON.value)
   config, counts = bench.CONFIG.value, [int(count) for count in _COUNTS.value]
   networks = context.networks_without_data(config)
   shared, _ = bench.compile_steps(config, *networks, [bench.T, "bit-meta"])
@@ -53,6 +55,8 @@ def main(argv):
   searching = (section.epochs - section.meta_only_epochs) / section.epochs
   iterations = {count: rest + seconds[count] for count in counts}
   phases = {count: rest + searching * np.array(seconds[count]) for count in counts}
+  if bench.JSON.value is not None:
+    files.write_json(pathlib.Path(bench.JSON.value), seconds)
   print(", ".join(f"{name} {1000 * statistics.median(seconds[name]):.0f} ms" for name in shared))
   print("\n| targets | bit-search [ms] | iteration [ms] | to one target | whole phase, to one target "
         "| temporaries [MB] |")
@@ -61,8 +65,6 @@ def main(argv):
     print(f"| {count} | {1000 * statistics.median(seconds[count]):.0f} | {1000 * np.median(iterations[count]):.0f} | "
           f"{np.median(iterations[count] / iterations[counts[0]]):.2f} | "
           f"{np.median(phases[count] / phases[counts[0]]):.2f} | {facts[count]['temporaries_mb']:.0f} |")
-  if bench.JSON.value:
-    pathlib.Path(bench.JSON.value).write_text(json.dumps(seconds) + "\n")
 
 
 def with_targets(config, network, count):

@@ -5,9 +5,15 @@ from metamix_jax.errors import UserError
 
 
 def full_precision_step(config):
-  """Returns a function that runs one SGD step, channels_last, on random images; raises ImportError without PyTorch."""
-  # Not dependencies of the package.
-  import torch
+  """Returns a function that runs one SGD step, channels_last, on random images.
+
+  Raises:
+    UserError: torch or torchvision is missing, or has no such network.
+  """
+  try:
+    import torch  # Not a dependency of the package.
+  except ImportError as error:
+    raise _missing(error) from error
   # torchvision looks up these operators, which its own compiled part declares where that fits the installed torch.
   library = torch.library.Library("torchvision", "FRAGMENT")
   for schema in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -16,7 +22,10 @@ def full_precision_step(config):
       library.define(schema)
     except RuntimeError:
       pass  # Declared already.
-  from torchvision import models
+  try:
+    from torchvision import models
+  except ImportError as error:
+    raise _missing(error) from error
 
   if not hasattr(models, config.network.name):
     raise UserError(f"--compare=torch: torchvision has no network {config.network.name!r}.")
@@ -34,3 +43,8 @@ def full_precision_step(config):
     return library
 
   return step
+
+
+def _missing(error):
+  return UserError(f"--compare=torch needs {error.name}, which cannot be imported ({error}); install it, or leave the "
+                   "flag out.")

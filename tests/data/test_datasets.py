@@ -12,13 +12,13 @@ from tests.helpers import digits_batches
 from tests.helpers.standin_batches import as_bytes, evaluate, train
 
 
-def test_info(digits_handle):
-  info = data.dataset_info(digits_handle, train_split="train", evaluation_split="test")
+def test_info(digits_builder):
+  info = data.dataset_info(digits_builder, train_split="train", evaluation_split="test")
   assert info == data.DatasetInfo(num_classes=10, num_train=1347, num_evaluation=450, channels=1)
 
 
-def test_parts_of_a_split_are_counted(digits_handle):
-  info = data.dataset_info(digits_handle, train_split="train[:1000]", evaluation_split="train[1000:]")
+def test_parts_of_a_split_are_counted(digits_builder):
+  info = data.dataset_info(digits_builder, train_split="train[:1000]", evaluation_split="train[1000:]")
   assert (info.num_train, info.num_evaluation) == (1000, 347)
 
 
@@ -44,12 +44,12 @@ def test_data_set_that_is_downloaded_by_hand(tmp_path):
   assert f"`tfds build imagenet2012 --data_dir={tmp_path} --manual_dir=FOLDER`, FOLDER being" in str(error.value)
 
 
-def test_unknown_split(digits_handle):
+def test_unknown_split(digits_builder):
   message = r"Data set 'digits' has no split 'validation': use one of \['test', 'train'\]"
   with pytest.raises(ValueError, match=message):
-    data.dataset_info(digits_handle, train_split="train", evaluation_split="validation")
+    data.dataset_info(digits_builder, train_split="train", evaluation_split="validation")
   with pytest.raises(ValueError, match=message):
-    digits_batches.evaluate(digits_handle, split="validation")
+    digits_batches.evaluate(digits_builder, split="validation")
 
 
 def test_any_classification_set_by_name(tmp_path):

@@ -24,18 +24,18 @@ def test_levels_stay_apart():
 
 
 @pytest.mark.parametrize("split, counts", [("train", TRAIN_COUNTS), ("test", TEST_COUNTS)])
-def test_classes_are_balanced(digits_handle, split, counts):
-  (batch,) = evaluate(digits_handle, split=split, batch_size=sum(counts))
+def test_classes_are_balanced(digits_builder, split, counts):
+  (batch,) = evaluate(digits_builder, split=split, batch_size=sum(counts))
   assert np.bincount(batch["label"]).tolist() == counts
 
 
-def test_splits_together_are_sklearns_set(digits_handle):
+def test_splits_together_are_sklearns_set(digits_builder):
   """The ids partition 0 ... 1796, and each id has scikit-learn's image and label. The split never changes."""
   original = datasets.load_digits()
   ids = {}
   for split in ("train", "test"):
     ids[split] = set()
-    for example in digits_handle.as_dataset(split=split).as_numpy_iterator():
+    for example in digits_builder.as_dataset(split=split).as_numpy_iterator():
       index = int(example["id"])
       ids[split].add(index)
       np.testing.assert_array_equal(example["image"], digits.pixels_from_levels(original.images)[index])
@@ -45,10 +45,10 @@ def test_splits_together_are_sklearns_set(digits_handle):
   assert zlib.crc32(np.array(sorted(ids["test"]), np.int32).tobytes()) == 3075172026
 
 
-def test_preparing_again_gives_the_same_bytes(digits_handle, tmp_path):
+def test_preparing_again_gives_the_same_bytes(digits_builder, tmp_path):
   other = data.open_dataset("digits", str(tmp_path))
-  assert other.data_dir != digits_handle.data_dir
-  assert as_bytes(evaluate(other)) == as_bytes(evaluate(digits_handle))
+  assert other.data_dir != digits_builder.data_dir
+  assert as_bytes(evaluate(other)) == as_bytes(evaluate(digits_builder))
 
 
 # Preparing must not reach for the network: TFDS asks Google Cloud Storage first unless it is told not to.
@@ -60,5 +60,5 @@ def test_preparing_opens_no_connection(tmp_path, monkeypatch):
 
   monkeypatch.setattr("socket.getaddrinfo", refuse)
   monkeypatch.setattr("socket.socket.connect", refuse)
-  handle = data.open_dataset("digits", str(tmp_path))
-  assert handle.is_prepared()
+  builder = data.open_dataset("digits", str(tmp_path))
+  assert builder.is_prepared()

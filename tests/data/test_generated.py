@@ -7,11 +7,11 @@ from metamix_jax.data import generated
 
 
 def test_splits_sizes_and_classes(data_dir):
-  handle = data.open_dataset("generated", str(data_dir))
-  info = data.dataset_info(handle, train_split="train", evaluation_split="validation")
+  builder = data.open_dataset("generated", str(data_dir))
+  info = data.dataset_info(builder, train_split="train", evaluation_split="validation")
   assert info == data.DatasetInfo(num_classes=10, num_train=64, num_evaluation=24, channels=3)
   examples = [
-      example for split in ("train", "validation") for example in handle.as_dataset(split=split).as_numpy_iterator()]
+      example for split in ("train", "validation") for example in builder.as_dataset(split=split).as_numpy_iterator()]
   assert np.bincount([example["label"] for example in examples]).tolist() == 4 * [10] + 6 * [8]  # 7 + 3 and 6 + 2.
   sizes = [size for example in examples for size in example["image"].shape[:2]]
   assert 48 <= min(sizes) < 60 and 84 < max(sizes) <= 96

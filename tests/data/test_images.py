@@ -64,13 +64,13 @@ def pixels_of(convert, encoded, seed=(0, 0)):
   return convert(tf.constant(encoded), tf.constant(seed, tf.int64)).numpy()
 
 
-def some_jpegs(handle, count):
-  return [record["image"].numpy() for record in handle.as_dataset(
+def some_jpegs(builder, count):
+  return [record["image"].numpy() for record in builder.as_dataset(
       split="train", decoders={"image": tfds.decode.SkipDecoding()}).take(count)]
 
 
-def test_a_crop_is_its_window_resized(standin_handle):
-  encoded = some_jpegs(standin_handle, 1)[0]
+def test_a_crop_is_its_window_resized(imagenet_standin):
+  encoded = some_jpegs(imagenet_standin, 1)[0]
   whole = np.asarray(Image.open(io.BytesIO(encoded)))
   convert = image_functions.random_resized_crop(64, 3, CROP.area, CROP.aspect, 0.0)
   for number in range(5):
@@ -81,8 +81,8 @@ def test_a_crop_is_its_window_resized(standin_handle):
     assert np.abs(pixels_of(convert, encoded, (7, number)) - expected).mean() < 1
 
 
-def test_mirrored_crops_are_mirror_images(standin_handle):
-  encoded = some_jpegs(standin_handle, 1)[0]
+def test_mirrored_crops_are_mirror_images(imagenet_standin):
+  encoded = some_jpegs(imagenet_standin, 1)[0]
   plain, mirrored, half = (
       image_functions.random_resized_crop(32, 3, CROP.area, CROP.aspect, p) for p in (0.0, 1.0, 0.5))
   flips = 0
@@ -93,9 +93,9 @@ def test_mirrored_crops_are_mirror_images(standin_handle):
   assert 35 < flips < 65
 
 
-def test_evaluation_crops_equal_pillows(standin_handle):
+def test_evaluation_crops_equal_pillows(imagenet_standin):
   convert = image_functions.center_crop(224, 3, 256)
-  for encoded in some_jpegs(standin_handle, 12):
+  for encoded in some_jpegs(imagenet_standin, 12):
     picture = Image.open(io.BytesIO(encoded))
     width, height = picture.size
     short = min(width, height)

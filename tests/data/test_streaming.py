@@ -12,44 +12,44 @@ from metamix_jax.data import streaming
 from tests.helpers.standin_batches import NUM_TRAIN, NUM_VALIDATION, as_bytes, evaluate, run_from, train
 
 
-def test_same_bytes_with_any_number_of_threads(standin_handle):
-  first = as_bytes(train(standin_handle), 3)
-  assert as_bytes(train(standin_handle), 3) == first
+def test_same_bytes_with_any_number_of_threads(imagenet_standin):
+  first = as_bytes(train(imagenet_standin), 3)
+  assert as_bytes(train(imagenet_standin), 3) == first
   for num_threads in (1, 8):
-    assert as_bytes(train(standin_handle, num_threads=num_threads), 3) == first
+    assert as_bytes(train(imagenet_standin, num_threads=num_threads), 3) == first
 
 
 @pytest.mark.parametrize("first_batch", [1, 4, 9, 10])  # An epoch has 11 batches.
-def test_resumes_with_the_batches_it_would_have_had(standin_handle, first_batch):
-  whole = as_bytes(run_from(standin_handle, 2, 0), 14)
-  assert as_bytes(run_from(standin_handle, 2, first_batch), 3) == whole[first_batch:first_batch + 3]
+def test_resumes_with_the_batches_it_would_have_had(imagenet_standin, first_batch):
+  whole = as_bytes(run_from(imagenet_standin, 2, 0), 14)
+  assert as_bytes(run_from(imagenet_standin, 2, first_batch), 3) == whole[first_batch:first_batch + 3]
   assert whole[0] not in whole[11:]  # The next epoch has an order and crops of its own.
 
 
-def test_crops_are_fresh_each_epoch_and_independent_of_the_seed_of_others(standin_handle):
+def test_crops_are_fresh_each_epoch_and_independent_of_the_seed_of_others(imagenet_standin):
   def pictures(**kwargs):
-    return {image.tobytes() for batch in train(standin_handle, **kwargs) for image in batch["image"]}
+    return {image.tobytes() for batch in train(imagenet_standin, **kwargs) for image in batch["image"]}
   assert not pictures(epoch=0) & pictures(epoch=1)
   assert not pictures(seed=0) & pictures(seed=1)
 
 
 @pytest.mark.parametrize("process_count", [1, 2, 3])
-def test_an_epoch_has_every_image_once_with_any_number_of_processes(standin_handle, process_count):
+def test_an_epoch_has_every_image_once_with_any_number_of_processes(imagenet_standin, process_count):
   """The whole image at 32 x 32 tells which record it is; 90 images are 15 global batches of 6."""
   plain = data.Shift(0, 0)
-  everything = {image.tobytes() for batch in evaluate(standin_handle, split="train", short_side=None, batch_size=90)
+  everything = {image.tobytes() for batch in evaluate(imagenet_standin, split="train", short_side=None, batch_size=90)
                 for image in batch["image"]}
   seen = [
       image.tobytes() for index in range(process_count)
-      for batch in train(standin_handle, batch_size=6 // process_count, process_index=index,
+      for batch in train(imagenet_standin, batch_size=6 // process_count, process_index=index,
                          process_count=process_count, augmentation=plain) for image in batch["image"]]
   assert len(seen) == len(set(seen)) == len(everything) == NUM_TRAIN
   assert set(seen) == everything
 
 
 @pytest.mark.parametrize("process_count", [1, 2, 4])
-def test_evaluation_has_every_image_once(standin_handle, process_count):
-  parts = [list(evaluate(standin_handle, batch_size=4, process_index=index, process_count=process_count))
+def test_evaluation_has_every_image_once(imagenet_standin, process_count):
+  parts = [list(evaluate(imagenet_standin, batch_size=4, process_index=index, process_count=process_count))
            for index in range(process_count)]
   assert len({len(part) for part in parts}) == 1
   seen = [image.tobytes() for part in parts for batch in part
@@ -61,7 +61,7 @@ def test_evaluation_has_every_image_once(standin_handle, process_count):
 
 
 @pytest.fixture(scope="module")
-def damaged(standin_handle, tmp_path_factory):
+def damaged(imagenet_standin, tmp_path_factory):
   """A copy of the stand-in with training record 3 truncated and validation record 5 no image at all."""
   data_dir = tmp_path_factory.mktemp("damaged")
   builder = tfds.builder("imagenet2012", data_dir=data_dir)
@@ -69,7 +69,7 @@ def damaged(standin_handle, tmp_path_factory):
   writer = tfds.core.SequentialWriter(builder.info, 25)
   writer.initialize_splits(["train", "validation"])
   for split, bad in (("train", 3), ("validation", 5)):
-    records = standin_handle.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    records = imagenet_standin.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
     for number, record in enumerate(records.take(20).as_numpy_iterator()):
       if number == bad:
         record["image"] = record["image"][:2000] if split == "train" else b"no image"
@@ -102,9 +102,9 @@ def test_damaged_records_can_be_skipped_and_are_counted(damaged, caplog):
   assert len([record for record in caplog.records if "cannot be decoded" in record.message]) == 2
 
 
-def test_marking_changes_no_byte_of_good_records(standin_handle):
-  assert as_bytes(train(standin_handle, skipped=data.SkippedRecords())) == as_bytes(train(standin_handle))
-  assert as_bytes(evaluate(standin_handle, skipped=data.SkippedRecords())) == as_bytes(evaluate(standin_handle))
+def test_marking_changes_no_byte_of_good_records(imagenet_standin):
+  assert as_bytes(train(imagenet_standin, skipped=data.SkippedRecords())) == as_bytes(train(imagenet_standin))
+  assert as_bytes(evaluate(imagenet_standin, skipped=data.SkippedRecords())) == as_bytes(evaluate(imagenet_standin))
 
 
 def test_what_is_left_out_is_not_decoded(damaged):
@@ -129,10 +129,10 @@ def test_gaps_are_filled_by_the_next_good_image():
     streaming.replace_undecodable((images, labels, np.zeros(5, bool)))
 
 
-def test_a_damaged_file_is_one_sentence(standin_handle, tmp_path):
+def test_a_damaged_file_is_one_sentence(imagenet_standin, tmp_path):
   folder = tmp_path / "imagenet2012" / "5.1.0"
   folder.mkdir(parents=True)
-  for file in pathlib.Path(standin_handle.data_dir).iterdir():
+  for file in pathlib.Path(imagenet_standin.data_dir).iterdir():
     (folder / file.name).write_bytes(file.read_bytes())
   shard = folder / "imagenet2012-validation.tfrecord-00000"
   shard.write_bytes(shard.read_bytes()[:50_000])

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from metamix_jax import config as config_rules
+from metamix_jax.config_file import flatten
 from metamix_jax.method import selection
 from metamix_jax.method.bops import attainable_range
 from metamix_jax.training import context
@@ -54,7 +54,7 @@ def write_run(folder, config, num_classes, channels, phases=ALL_PHASES, begun=No
   def write(name, content):
     (folder / name).write_text(json.dumps(content, indent=2) + "\n")
 
-  write("config.json", config_rules.flatten(config))
+  write("config.json", flatten(config))
   write("network.json", {
       "network": config.network.name, "image_size": config.data.image_size,
       "layers": [dataclasses.asdict(layer) | {"searched": layer.searched} for layer in layers]})

@@ -10,26 +10,26 @@ NUM_TRAIN, NUM_VALIDATION, BATCH = 90, 21, 8
 
 
 def open_standin(data_dir):
-  """Writes the stand-in into a folder; returns its handle."""
+  """Writes the stand-in into a folder; returns its builder."""
   load_script("make_standin_imagenet").write(data_dir, {"train": NUM_TRAIN, "validation": NUM_VALIDATION}, 3, 25)
   return data.open_dataset("imagenet2012", str(data_dir))
 
 
-def train(handle, *, epoch=0, seed=0, first_batch=0, image_size=32, batch_size=BATCH, augmentation=CROP, **kwargs):
+def train(builder, *, epoch=0, seed=0, first_batch=0, image_size=32, batch_size=BATCH, augmentation=CROP, **kwargs):
   return data.train_epoch(
-      handle, "train", data.ReadOptions(batch_size, image_size, **kwargs), augmentation, seed=seed, epoch=epoch,
+      builder, "train", data.ReadOptions(batch_size, image_size, **kwargs), augmentation, seed=seed, epoch=epoch,
       shuffle_buffer=40, first_batch=first_batch)
 
 
-def evaluate(handle, *, split="validation", image_size=32, short_side=36, batch_size=BATCH, **kwargs):
+def evaluate(builder, *, split="validation", image_size=32, short_side=36, batch_size=BATCH, **kwargs):
   options = data.ReadOptions(batch_size, image_size, **kwargs)
-  return data.evaluation_batches(handle, split, options, short_side=short_side)
+  return data.evaluation_batches(builder, split, options, short_side=short_side)
 
 
-def run_from(handle, epoch, first_batch, **kwargs):
+def run_from(builder, epoch, first_batch, **kwargs):
   """Batches as a run sees them, epoch after epoch."""
   for number in itertools.count(epoch):
-    yield from train(handle, epoch=number, first_batch=first_batch if number == epoch else 0, **kwargs)
+    yield from train(builder, epoch=number, first_batch=first_batch if number == epoch else 0, **kwargs)
 
 
 def as_bytes(batches, count=None):

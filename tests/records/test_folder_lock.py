@@ -156,7 +156,7 @@ def test_only_the_first_of_several_processes_locks(held, monkeypatch):
   with workdir.hold_workdir(folder):
     pass
   monkeypatch.setattr(multihost, "total", lambda count: count + 1)  # The first process was refused.
-  with pytest.raises(UserError, match="cannot be used; the first process says why"), workdir.hold_workdir(folder):
+  with pytest.raises(UserError, match="^another process of this run has failed"), workdir.hold_workdir(folder):
     pass
   monkeypatch.setattr(multihost, "is_lead_process", lambda: True)
   with pytest.raises(UserError, match=sentence(process)), workdir.hold_workdir(folder):

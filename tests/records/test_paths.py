@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from metamix_jax import experiment
-from metamix_jax.config import RULES, flatten
+from metamix_jax.config import RULES
+from metamix_jax.config_file import flatten
 from metamix_jax.errors import UserError
 from metamix_jax.records.paths import PATH_FIELDS, expand_paths, local_folder
 from tests.helpers.configs import tiny_config

@@ -10,6 +10,7 @@ import pytest
 
 from metamix_jax import config as config_rules
 from metamix_jax import experiment
+from metamix_jax.config_file import flatten
 from metamix_jax.errors import UserError
 from metamix_jax.records.interruption import Interrupted
 from metamix_jax.records.workdir import CHANGEABLE, check_workdir
@@ -44,7 +45,7 @@ def test_a_run_goes_on_with_other_settings_to_the_same_network(data_dir, tmp_pat
   with pytest.raises(Interrupted, match="stopped after step 3/10 of bit_selection"):
     experiment.run(prepare(config), tmp_path / "run", StopAfter(8))
   saved = (tmp_path / "run" / "config.json").read_text()
-  assert json.loads(saved) == json.loads(json.dumps(config_rules.flatten(config)))
+  assert json.loads(saved) == json.loads(json.dumps(flatten(config)))
   assert lines() == []
   shutil.copytree(data_dir, tmp_path / "moved")
   config.update_from_flattened_dict(OTHER_VALUES | {"data.data_dir": str(tmp_path / "moved")})

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from metamix_jax import config as config_rules
+from metamix_jax.config_file import flatten
 from metamix_jax.records import interruption
 from metamix_jax.records.interruption import EXIT_INTERRUPTED
 from metamix_jax.records.results import TARGET_FIGURES
@@ -44,7 +44,7 @@ def invent(run, full_precision_top1=97.5):
   (run.folder / "report").mkdir(parents=True, exist_ok=True)
   (run.folder / "report" / "summary.json").write_text(json.dumps({
       "full_precision_top1": full_precision_top1, "targets": results,
-      "config": config_rules.flatten(run.config)}))
+      "config": flatten(run.config)}))
   return 0
 
 
