@@ -1,6 +1,10 @@
 """Runs all phases of a config: python -m metamix_jax.main --config=configs/digits.py --workdir=DIR"""
 
+from collections.abc import Sequence
+import importlib
 import logging
+import os
+import pathlib
 import sys
 from typing import Any
 
@@ -11,7 +15,9 @@ from ml_collections import config_flags
 
 from metamix_jax import experiment
 from metamix_jax.command_line import exit_on_user_error, flags_parser, stop
+from metamix_jax.errors import UserError
 from metamix_jax.records import multihost
+from metamix_jax.records.files import check_writable
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest, turn_into_sigterm
 from metamix_jax.records.names import name_for_target, targets
 from metamix_jax.records.paths import local_folder
@@ -41,18 +47,14 @@ def main(argv):
     multihost.connect(*addresses)
   _log_lines()
   workdir = local_folder(str(_WORKDIR.value))
-  jax_config: Any = jax.config  # Its fields are made at run time.
-  if not jax_config.jax_compilation_cache_dir:  # Where nobody set JAX_COMPILATION_CACHE_DIR.
-    # A run that is continued, or a second run of the folder, then compiles nothing again.
-    jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
+  _set_compilation_cache(workdir)
   stop_request = StopRequest()
   if jax.distributed.is_initialized():  # There JAX listens, and tells all processes of the first SIGTERM.
     turn_into_sigterm()
   else:
     stop_request.listen_for_signals()
     stop_request.listen_to_parent()
-  # Here, because matplotlib takes seconds to load, but before anything is trained: at the end it may be missing.
-  from metamix_jax.reporting import page, saved_run, tables
+  importlib.import_module("metamix_jax.reporting.page")  # Seconds, for matplotlib; at the end it may be missing.
   # The folder is held before the data are looked at, until the report is written.
   with multihost.ending_together(), hold_workdir(workdir):
     try:
@@ -61,11 +63,32 @@ def main(argv):
       print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
       sys.exit(EXIT_INTERRUPTED)
     if multihost.is_lead_process():
-      all_targets = targets(_CONFIG.value)
-      names = [name_for_target("selected_bits", target, all_targets) for target in all_targets]
-      paths = [page.write(workdir), workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
-      print(tables.format_table(saved_run.read(workdir)))
-      print(f"\nWritten: {', '.join(map(str, paths))}")
+      _report(workdir, targets(_CONFIG.value))
+
+
+def _set_compilation_cache(workdir: pathlib.Path):
+  """Keeps compiled programs in DIR/compilation_cache, or where JAX_COMPILATION_CACHE_DIR says.
+
+  A run that is continued, or a second run of the folder, then compiles nothing again.
+  """
+  jax_config: Any = jax.config  # Its fields are made at run time.
+  users = jax_config.jax_compilation_cache_dir
+  if not users:
+    jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
+  elif "://" not in users:
+    try:
+      check_writable(pathlib.Path(users) / f"process_{os.getpid()}")
+    except UserError as error:
+      raise UserError(f"JAX_COMPILATION_CACHE_DIR={users}: {error}") from error
+
+
+def _report(workdir: pathlib.Path, all_targets: Sequence[float]):
+  """Writes the page of a finished run, and prints its table and the paths of its files."""
+  from metamix_jax.reporting import page, saved_run, tables
+  names = [name_for_target("selected_bits", target, all_targets) for target in all_targets]
+  paths = [page.write(workdir), workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
+  print(tables.format_table(saved_run.read(workdir)))
+  print(f"\nWritten: {', '.join(map(str, paths))}")
 
 
 def _log_lines():

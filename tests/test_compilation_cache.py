@@ -39,8 +39,9 @@ def test_the_runs_of_a_sweep_share_one(users, monkeypatch, tmp_path):
     assert output.read_text() == (users or f"{tmp_path}/sweep/compilation_cache")
 
 
-@pytest.mark.parametrize("users", [None, "/a/cache"])
+@pytest.mark.parametrize("users", [None, "a/cache"])
 def test_a_run_obeys_the_user(users, monkeypatch, tmp_path):
+  users = users and str(tmp_path / users)
   if users is None:
     monkeypatch.delenv(VARIABLE, raising=False)
   else:
@@ -50,3 +51,13 @@ def test_a_run_obeys_the_user(users, monkeypatch, tmp_path):
       capture_output=True, text=True, cwd=ROOT, check=False)
   assert result.returncode == 0, result.stderr
   assert result.stdout == f"{users or f'{tmp_path}/run/compilation_cache'}\n"
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(monkeypatch, tmp_path):
+  (tmp_path / "regular").touch()
+  monkeypatch.setenv(VARIABLE, f"{tmp_path}/regular/cache")
+  result = subprocess.run(
+      [sys.executable, "-c", COMMAND, "--config=configs/digits.py", f"--workdir={tmp_path}/run"],
+      capture_output=True, text=True, cwd=ROOT, check=False)
+  assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+  assert f"{tmp_path}/regular/cache" in result.stderr and "cannot be written (Not a directory)" in result.stderr

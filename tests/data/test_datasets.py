@@ -1,6 +1,7 @@
 """Data sets by name and folders of images: what is in them, and one sentence for every wrong name and split."""
 
 import pathlib
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -8,6 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from metamix_jax import data
+from metamix_jax.errors import UserError
 from tests.helpers import digits_batches
 from tests.helpers.standin_batches import as_bytes, evaluate, train
 
@@ -27,7 +29,46 @@ def test_unknown_data_set():
     data.open_dataset("digts", None)
   assert str(error.value) == (
       "config.data.name is 'digts', which is not a data set: use 'digits', a name from the TFDS catalogue, such as"
-      " 'imagenet2012', or 'folder' for images of your own.")
+      " 'imagenet2012', one that is prepared in config.data.data_dir, or 'folder' for images of your own.")
+
+
+@pytest.fixture(scope="module")
+def prepared(digits_builder, data_dir, tmp_path_factory):
+  """A folder with the digits in two versions, and with the same data under a name that no code knows."""
+  folder = tmp_path_factory.mktemp("prepared")
+  for name, version in (("digits", "1.0.0"), ("digits", "0.9.0"), ("own_digits", "2.1.0")):
+    copy = folder / name / version
+    shutil.copytree(digits_builder.data_path, copy)
+    for path in copy.glob("digits-*"):
+      path.rename(path.with_name(path.name.replace("digits", name, 1)))
+    info = copy / "dataset_info.json"
+    info.write_text(info.read_text().replace('"1.0.0"', f'"{version}"').replace('"digits"', f'"{name}"'))
+  return str(folder)
+
+
+@pytest.mark.parametrize("name, full_name", [
+    ("digits", "digits/1.0.0"), ("digits:1.0.0", "digits/1.0.0"), ("digits:0.9.0", "digits/0.9.0"),
+    ("digits:1.*.*", "digits/1.0.0"), ("Digits", "digits/1.0.0"), ("Digits:0.9.0", "digits/0.9.0"),
+    ("own_digits", "own_digits/2.1.0"), ("own_digits:2.1.0", "own_digits/2.1.0"), ("OwnDigits", "own_digits/2.1.0")])
+def test_every_way_in_which_tfds_names_a_data_set(name, full_name, prepared):
+  builder = data.open_dataset(name, prepared)
+  assert builder.info.full_name == full_name
+  batches = list(data.evaluation_batches(builder, "test", data.ReadOptions(450, 8), short_side=None))
+  assert len(batches) == 1 and batches[0]["mask"].sum() == 450
+
+
+@pytest.mark.parametrize("name, sentence", [
+    ("digits:2.0.0", "which TFDS cannot open: the newest version is 'digits:1.0.0'."),
+    ("digits:", "which TFDS cannot open: the newest version is 'digits:1.0.0'."),
+    ("mnist/a=3", "which TFDS cannot open: the newest version is 'mnist:3.0.1'."),
+    ("digit_pairs/tiny:1.0.0", "which TFDS cannot open: the configurations are ['small', 'full'], as in"),
+    ("own_digits:1.0.0", "which is not a data set: use "), ("own digits", "which is not a data set: use "),
+    ("../own_digits", "which is not a data set: use "), ("folder:1.0.0", "which is not a data set: use "),
+])
+def test_names_that_tfds_cannot_open(name, sentence, prepared):
+  with pytest.raises(UserError) as error:
+    data.open_dataset(name, prepared)
+  assert str(error.value).startswith(f"config.data.name is {name!r}, {sentence}")
 
 
 def test_data_set_that_is_not_prepared(tmp_path):
