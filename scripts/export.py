@@ -11,10 +11,7 @@ of bits, and certificate.json. docs/export.md describes them. A network that can
 and status 2, and files that do not keep what they promise with one sentence and status 1; neither leaves a folder.
 """
 
-import os
 import sys
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # The certificate is about this backend.
 
 from absl import app, flags
 from absl import logging as absl_logging

@@ -30,14 +30,21 @@ class Value:
 
   name: str | None
   array: np.ndarray | None
-  shape: tuple[Any, ...]
-  held: tuple[Any, ...]
+  shape: tuple[int, ...]
+  held: tuple[int, ...]
 
 
 def constant(array: Any) -> Value:
   """Returns a constant."""
   array = np.asarray(array)
   return Value(None, array, array.shape, array.shape)
+
+
+def _plain(value: Any) -> Any:
+  """Returns a value as JSON has it: lists for tuples, Python's integers for NumPy's."""
+  if isinstance(value, (list, tuple)):
+    return list(map(_plain, value))
+  return int(value) if isinstance(value, np.integer) else value
 
 
 class Lowering:
@@ -49,7 +56,7 @@ class Lowering:
   """
 
   def __init__(self, marked: MarkedPass):
-    self._network, self._batch = marked.network, marked.jaxpr.in_avals[0].shape[0]
+    self._network, self._batch = marked.network, marked.batch
     self.nodes: list[dict[str, Any]] = [
         {"name": "pixels", "op": "image", "inputs": ["image"], "shape": list(marked.jaxpr.in_avals[0].shape[1:])}]
     self.arrays: dict[str, np.ndarray] = {}
@@ -89,7 +96,7 @@ class Lowering:
       return [self._broadcast(inputs[0], shape, params["broadcast_dimensions"])]
     handler = HANDLERS.get(name)
     if all(value.name is None and value.held == value.shape for value in inputs):
-      if all(isinstance(size, int) for variable in equation.outvars for size in variable.aval.shape):
+      if all(self._batch not in variable.aval.shape for variable in equation.outvars):
         outputs = equation.primitive.bind(*(value.array for value in inputs), **params)
         return [constant(y) for y in (outputs if equation.primitive.multiple_results else [outputs])]
     if handler is None or len(inputs) > 1 and name not in ("concatenate", "pad"):
@@ -122,16 +129,19 @@ class Lowering:
 
   def _add(self, op, inputs, shape, held=None, **fields):
     held = shape if held is None else held
-    if not held or held[0] != self._batch or any(not isinstance(size, int) for size in held[1:]):
+    if not held or held[0] != self._batch:
       self._refuse_batch(op)
     name = fields.pop("name", None) or f"{op}_{len(self.nodes)}"
-    self.nodes.append({"name": name, "op": op, "inputs": list(inputs), "shape": list(held[1:])} | fields)
+    fields = {field: _plain(value) for field, value in fields.items()}
+    self.nodes.append({"name": name, "op": op, "inputs": list(inputs), "shape": _plain(held[1:])} | fields)
     return Value(name, None, shape, held)
 
   def _input(self, value):
     """Returns the name of a node with a value."""
     if value.name is not None:
       return value.name
+    if value.array.shape[:1] == (self._batch,):
+      self._refuse_batch("a constant of the batch's size")
     array = value.array if value.array.dtype == bool else value.array.astype(np.float32)
     for node in self.nodes:
       if node["op"] == "constant" and np.array_equal(self.arrays[node["array"]], array):

@@ -82,10 +82,10 @@ def integer_run(
 
 
 def _elementwise(builder: Builder, node: Node) -> None:
-  inputs, layout = builder.aligned(node)
   if node["op"] == "max" and builder.is_zero(node["inputs"][1]):
-    builder.define(node, builder.add("Relu", inputs[:1]), layout)
+    _unary("Relu")(builder, node | {"inputs": node["inputs"][:1]})
     return
+  inputs, layout = builder.aligned(node)
   if node["op"] == "ne":
     equal = builder.add("Equal", inputs)
     builder.define(node, builder.add("Not", [equal]), layout)

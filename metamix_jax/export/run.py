@@ -12,6 +12,7 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax
 import numpy as np
 
 from metamix_jax.errors import UserError
@@ -22,6 +23,7 @@ from metamix_jax.records import folder_lock
 from metamix_jax.records.files import write_json, write_text
 from metamix_jax.records.names import format_target
 from metamix_jax.records.paths import local_folder
+from metamix_jax.records.workdir import load_config_of_run
 
 logger = logging.getLogger("metamix_jax")
 
@@ -53,12 +55,12 @@ def export_run(
   """
   workdir = local_folder(workdir)
   check_formats(formats)
-  if not (workdir / "config.json").exists():
-    raise UserError(f"{workdir} is no folder of a run: there is no config.json in it.")
+  load_config_of_run(workdir)  # Before the lock, which makes its folder.
   folder = workdir / ("export" if target is None else f"export_{format_target(target)}")
   if folder.exists():
     raise UserError(f"{folder} exists already; move or delete it to export again.")
-  with folder_lock.hold(workdir):
+  # The certificate is about CPUs, whatever else the machine has.
+  with folder_lock.hold(workdir), jax.default_device(jax.local_devices(backend="cpu")[0]):
     saved = saved_network.read(workdir, target)
     made = make_program(saved.network, saved.variables, saved.bits, saved.image_shape)
     files, runs = make_files(made, formats)

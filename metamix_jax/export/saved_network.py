@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -17,9 +16,9 @@ from metamix_jax.errors import UserError
 from metamix_jax.method.bops import complete_bits, gbops
 from metamix_jax.models.network import Network
 from metamix_jax.records.names import format_target, name_for_target, targets
-from metamix_jax.records.paths import expand_paths, local_folder
+from metamix_jax.records.paths import expand_paths
 from metamix_jax.records.results import BitSelection, parse_results
-from metamix_jax.records.workdir import check_data, read_saved_config
+from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.training.context import build_networks
 
 
@@ -60,10 +59,9 @@ def read(workdir: pathlib.Path, target: float | None = None) -> SavedNetwork:
   Raises:
     UserError: the folder holds no run, one that did not finish stage B for the target, or a damaged file.
   """
-  workdir = local_folder(workdir)
-  if not (workdir / "config.json").exists():
-    raise UserError(f"{workdir} is no folder of a run: there is no config.json in it.")
-  config = _restore_config(workdir / "config.json")
+  config = load_config_of_run(workdir)
+  config_rules.validate(config)
+  config = expand_paths(config)
   chosen = _chosen_target(workdir, targets(config), target)
   phase = name_for_target("stage_b", chosen, targets(config))
   checkpoints = workdir / "checkpoints"
@@ -97,31 +95,6 @@ def without_axis(network: Network) -> Network:
   placement = dataclasses.replace(scheme.placement, axis_name=None)
   module = network.module.clone(scheme=dataclasses.replace(scheme, placement=placement))
   return dataclasses.replace(network, module=module, dtype="float32")
-
-
-def _restore_config(path):
-  """Returns the config of a run from its config.json."""
-  config = ml_collections.ConfigDict()
-  for name, value in read_saved_config(path).items():
-    section, _, field = name.rpartition(".")
-    value = _as_tuples(value)
-    if name in config_rules.FREE_SECTIONS:
-      value = ml_collections.ConfigDict(value)
-    if section:
-      if section not in config:
-        config[section] = ml_collections.ConfigDict()
-      config[section][field] = value
-    else:
-      config[name] = value
-  config_rules.validate(config)
-  return expand_paths(config)
-
-
-def _as_tuples(value):
-  """Returns JSON's lists as the tuples that a config has."""
-  if isinstance(value, dict):
-    return {name: _as_tuples(entry) for name, entry in value.items()}
-  return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _chosen_target(workdir, all_targets, target):

@@ -6,7 +6,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
-from jax.extend.core import Primitive
+from jax.extend.core import Primitive, jaxprs_in_params
 import jax.numpy as jnp
 
 from metamix_jax.errors import UserError
@@ -15,6 +15,8 @@ from metamix_jax.nn.convolution import pair, window_of
 from metamix_jax.nn.layers import QuantConv, QuantDense, QuantLayer
 from metamix_jax.nn.scheme import LSQ
 
+# A symbolic size would turn plain slices into gathers.
+BATCH_SIZES = (251, 509, 1021)
 QUANTIZED_LAYER = Primitive("quantized_layer")
 BATCH_NORM = Primitive("batch_norm")
 QUANTIZED_LAYER.def_abstract_eval(lambda x, *, layer, shape: jax.core.ShapedArray((x.shape[0], *shape), x.dtype))
@@ -27,12 +29,14 @@ class MarkedPass:
 
   Attributes:
     network: name of its class.
-    jaxpr: closed, from normalised images [N, H, W, C], float32, to logits; N is symbolic.
+    jaxpr: closed, from normalised images [N, H, W, C], float32, to logits.
+    batch: N, a prime number that no other axis is a multiple of, so that every axis of this size is the batch.
     modules: {path: QuantConv, QuantDense or BatchNorm} of the marked operations.
   """
 
   network: str
   jaxpr: Any
+  batch: int
   modules: Mapping[str, nn.Module]
 
 
@@ -45,7 +49,7 @@ def trace_marked(module: nn.Module, variables: Mapping[str, Any], image_shape: t
     image_shape: (H, W, C).
 
   Raises:
-    UserError: a layer has a class or a quantiser of its own, or the pass depends on the size of the batch.
+    UserError: a layer has a class or a quantiser of its own, or images of a batch are mixed.
   """
   name, modules = type(module).__name__, {}
 
@@ -63,15 +67,21 @@ def trace_marked(module: nn.Module, variables: Mapping[str, Any], image_shape: t
     with nn.intercept_methods(mark):
       return module.apply(variables, images, train=False)
 
-  batch, = jax.export.symbolic_shape("batch")
-  images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
-  try:
-    jaxpr = jax.make_jaxpr(evaluate)(images)
-  except (jax.errors.TracerIntegerConversionError, jax.export.InconclusiveDimensionOperation) as error:
-    raise UserError(
-        f"network {name} cannot be exported: its pass depends on the number of images in a batch "
-        f"({str(error).splitlines()[0].rstrip('.')}).") from error
-  return MarkedPass(name, jaxpr, modules)
+  for batch in BATCH_SIZES:
+    jaxpr = jax.make_jaxpr(evaluate)(jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32))
+    if not any(size and size % batch == 0 for shape in _shapes(jaxpr.jaxpr) for size in shape[1:]):
+      return MarkedPass(name, jaxpr, batch, modules)
+  raise UserError(
+      f"network {name} moves or mixes images in a batch, which cannot be exported; allowed are operations that treat "
+      "each image alone.")
+
+
+def _shapes(jaxpr):
+  """Yields the shapes of all values of a jaxpr and of those within it."""
+  for equation in jaxpr.eqns:
+    yield from (variable.aval.shape for variable in equation.outvars)
+    for inner in jaxprs_in_params(equation.params):
+      yield from _shapes(inner)
 
 
 def _output_shape(layer, path, shape):

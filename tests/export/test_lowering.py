@@ -1,61 +1,16 @@
 """From a user's own network to a program: every operation between layers, and a sentence for what cannot be exported."""
 
-from flax import linen as nn
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metamix_jax import QuantConv, QuantDense, QuantizationScheme
 from metamix_jax.errors import UserError
-from metamix_jax.export import evaluator, folding, lowering, saved_network, stablehlo, tracing
-from metamix_jax.nn.activations import hard_swish
-from tests.helpers import exported_networks
+from metamix_jax.export import evaluator, folding, lowering, stablehlo, tracing
 from tests.helpers.exported_networks import noise, random_network
-
-SHAPE = (6, 8, 2)
-
-
-class Glue(nn.Module):
-  """Puts a function between two layers."""
-
-  num_classes: int
-  scheme: QuantizationScheme
-  glue: str = "relu"
-
-  @nn.compact
-  def __call__(self, images, *, train):
-    x = QuantConv(self.scheme.fixed, "signed", 4, (3, 3), name="stem")(images)
-    x = self.scheme.batch_norm(momentum=0.9, epsilon=1e-5, name="norm")(x, train=train)
-    x = QuantConv(self.scheme, "signed", 4, (1, 1), use_bias=True, name="middle")(GLUE[self.glue](x))
-    return QuantDense(self.scheme.fixed, "signed", self.num_classes, name="classifier")(x.reshape(x.shape[0], -1))
-
-
-GLUE = {
-    "relu": nn.relu,
-    "relu6": nn.relu6,
-    "hard_swish": hard_swish,
-    "hard_sigmoid": nn.hard_sigmoid,
-    "leaky_relu": nn.leaky_relu,
-    "gate": lambda x: x * nn.hard_sigmoid(jnp.mean(x, (1, 2), keepdims=True)) + 0.375,
-    "constants": lambda x: (x * jnp.array([1.5, 2.0, 0.3, -1.0]) * 3.0 + 0.7 + 0.9 - x) / 7.0,
-    "max_pool": lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))),
-    "avg_pool": lambda x: nn.avg_pool(x, (3, 2), (2, 1), ((1, 1), (0, 1))),
-    "pad": lambda x: jnp.pad(x, ((0, 0), (1, 0), (0, 2), (0, 0)), constant_values=0.5),
-    "slice": lambda x: x[:, 1:, ::2],
-    "split": lambda x: jnp.concatenate([x[..., 2:], *jnp.split(x[..., :2], 2, axis=-1)], -1),
-    "reshape": lambda x: nn.relu(x.reshape(x.shape[0], 3, 16, 4)),
-    "transpose": lambda x: x.transpose(0, 2, 1, 3),
-    "channels": lambda x: jnp.max(jnp.abs(x), -1, keepdims=True) - jnp.sum(x, -1, keepdims=True) + jnp.square(-x),
-    "select": lambda x: jnp.where(x > jnp.mean(x, (1, 2), keepdims=True), jnp.clip(x, -0.5, 1), jnp.zeros_like(x)),
-    "broadcast": lambda x: jnp.concatenate([x, jnp.broadcast_to(jnp.mean(x, 1, keepdims=True), x.shape)], 1),
-    "again": lambda x: jax.checkpoint(nn.relu)(x) + jax.jit(nn.relu6)(x),
-}
-assert lowering  # Its operations are those of GLUE.
-
-
-def glue_network(glue):
-  return random_network("tests.export.test_lowering:Glue", {"glue": glue}, SHAPE, bits=8)
+from tests.helpers.glue_networks import GLUE, SHAPE, glue_network
 
 
 def program_of(network):
@@ -85,32 +40,6 @@ def test_what_stands_between_layers_is_exported(glue):
   assert np.asarray(logits).tobytes() == result.logits.tobytes()
 
 
-class Refused(nn.Module):
-  """Does something that cannot be exported."""
-
-  num_classes: int
-  scheme: QuantizationScheme
-  how: str = ""
-
-  @nn.compact
-  def __call__(self, images, *, train):
-    x = QuantConv(self.scheme, "signed", 4, (3, 3), name="conv")(images)
-    if self.how == "norm":
-      return QuantDense(self.scheme, "signed", self.num_classes, name="classifier")(jnp.mean(
-          self.scheme.batch_norm(0.9, 1e-5, "late_norm")(nn.relu(x), train=train), (1, 2)))
-    x = {"sigmoid": nn.sigmoid, "batch": lambda x: x - jnp.mean(x, 0), "flip": lambda x: x[::-1],
-         "merge": lambda x: x.reshape(1, -1, 4)}.get(self.how, nn.relu)(x)
-    if self.how == "dense":
-      return nn.Dense(self.num_classes)(x.reshape(x.shape[0], -1))
-    if self.how == "subclass":
-      return OwnLayer(self.scheme, "unsigned", self.num_classes, name="own")(jnp.mean(x, (1, 2)))
-    return QuantDense(self.scheme, "signed", self.num_classes, name="classifier")(x.reshape(images.shape[0], -1))
-
-
-class OwnLayer(QuantDense):
-  """A layer class of the user's own."""
-
-
 @pytest.mark.parametrize("how, words", [
     ("sigmoid", "operation logistic outside of its quantised layers"),
     ("dense", "operation dot_general outside"),
@@ -121,7 +50,7 @@ class OwnLayer(QuantDense):
     ("norm", "batch norm late_norm has the scale 0 in channel 0"),
 ])
 def test_what_cannot_be_exported_is_named(how, words):
-  network = random_network("tests.export.test_lowering:Refused", {"how": "norm" if how == "norm" else ""}, SHAPE)
+  network = random_network("tests.helpers.glue_networks:Refused", {"how": "norm" if how == "norm" else ""}, SHAPE)
   module = network.network.module.clone(how=how)
   params = network.variables["params"] | {
       "Dense_0": {"kernel": np.ones((192, 10), np.float32), "bias": np.zeros(10, np.float32)},
@@ -142,7 +71,7 @@ def test_a_quantiser_of_ones_own_is_refused():
   network = glue_network("relu")
   scheme = network.network.module.scheme
   other = scheme.quantizer._replace(fake_quantize=lambda *arguments: scheme.quantizer.fake_quantize(*arguments))
-  module = network.network.module.clone(scheme=saved_network.dataclasses.replace(scheme, quantizer=other))
+  module = network.network.module.clone(scheme=dataclasses.replace(scheme, quantizer=other))
   with pytest.raises(UserError, match="layer stem has a quantiser of its own"):
     tracing.trace_marked(module, network.variables, SHAPE)
 
@@ -159,4 +88,3 @@ def test_a_channel_that_batch_norm_ends_is_a_constant():
   x = evaluator.conv(stem, made.arrays, evaluator.evaluate(made, images).codes["stem"])
   np.testing.assert_array_equal(x[..., :2], np.broadcast_to(
       network.variables["params"]["norm"]["bias"][:2], x[..., :2].shape))
-  assert exported_networks.WEIGHT_BITS == 4
