@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
   from metamix_jax.errors import UserError
+  from metamix_jax.export.run import export_run
   from metamix_jax.method.bops import LayerCost, gbops
   from metamix_jax.method.selection import most_probable_bits, select_within_target
   from metamix_jax.models.network import Network
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # The module of each public name.
 _MODULES = {
     "errors": ("UserError",),
+    "export.run": ("export_run",),
     "method.bops": ("LayerCost", "gbops"),
     "method.selection": ("most_probable_bits", "select_within_target"),
     "models.network": ("Network",),

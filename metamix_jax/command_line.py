@@ -86,9 +86,10 @@ class _Output:
     os.close(null)
 
 
-def flags_parser(program: str) -> Callable[[list[str]], list[str]]:
+def flags_parser(program: str, default_config: os.PathLike | None = None) -> Callable[[list[str]], list[str]]:
   """Returns the flags_parser of absl's app.run for a command, with or without a flag --config.
 
+  `default_config` is the file of a --config that is not given; its fields can be set all the same.
   A wrong flag, a wrong config field or a UserError of the config file ends the process with one sentence and status 2.
   Any other exception of the config file keeps its traceback. In fields of one value the word None means None.
   """
@@ -103,6 +104,8 @@ def flags_parser(program: str) -> Callable[[list[str]], list[str]]:
       config_flags.register_flag_parser_for_type(str, _StringOrNone())
       config_flags.register_flag_parser_for_type(int, _IntegerOrNone())
       config_flags.register_flag_parser_for_type(float, _NumberOrNone())
+    if default_config is not None and not any(re.match(rf"--?{_CONFIG_FLAG}(=|$)", argument) for argument in argv):
+      argv = [*argv[:1], f"--{_CONFIG_FLAG}={os.fspath(default_config)}", *argv[1:]]
     try:
       return flags.FLAGS(argv)
     except Exception as caught:

@@ -160,6 +160,7 @@ def _take_given_bits(context: TrainingContext, teacher: Teacher | None, saving: 
   if config.meta_state_from is not None:
     loaded = load_meta_state(context, pathlib.Path(config.meta_state_from))
     meta = meta.replace(weights=loaded.weights, step_sizes=loaded.step_sizes, batch_stats=loaded.batch_stats)
+    logger.info("meta-state from %s", config.meta_state_from)
   else:
     before = measure_stability(context, meta)
     meta = phases.train_meta_state(context, meta, teacher, saving, clock)

@@ -94,7 +94,7 @@ def topology_devices(name):
 
 def programs(config, network, teacher_network, devices, batch_size):
   """Yields (name, program, shapes of its arguments) of each step."""
-  steps = parallel.make_programs(devices)
+  steps = parallel.make_programs(devices, matmul_precision=config.matmul_precision)
   channels = len(config.data.mean)
   states = jax.eval_shape(lambda: synthetic.create_states(config, network, teacher_network, channels))
   size = config.data.image_size

@@ -28,7 +28,7 @@ from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.reporting import page, saved_run, tables
 
 SETTINGS = pathlib.Path(__file__).parents[1] / "configs" / "search_quality.py"
-_CONFIG = config_flags.DEFINE_config_file("config", str(SETTINGS), "The settings, a Python file with get_config().")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The settings, a Python file with get_config().")
 
 
 @exit_on_user_error("search_quality")
@@ -71,4 +71,4 @@ def _log_lines():
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=flags_parser("search_quality"))
+  app.run(main, flags_parser=flags_parser("search_quality", SETTINGS))

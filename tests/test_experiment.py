@@ -78,9 +78,10 @@ def test_each_program_compiles_once_for_each_structure(finished_run):
   """Bits change over evaluation and search; programs do not.
 
   weight_step and evaluation_step have three structures each (full precision; activations quantised; weights too);
-  bit_meta, bit_search, calibration, batch_moments, teacher_targets and label_targets one. pmap names them all _fun.
+  bit_meta, bit_search, calibration, input_range, batch_moments, teacher_targets and label_targets one. pmap names them
+  all _fun.
   """
-  assert finished_run[2]["jit(_fun)"] == 3 + 3 + 6
+  assert finished_run[2]["jit(_fun)"] == 3 + 3 + 7
 
 
 def test_same_seed_same_bits_and_parameters(finished_run, data_dir, tmp_path):

@@ -18,6 +18,7 @@ ALLOWED = {
     "data": ("records", "config", "errors"),
     "records": ("method", "config_file", "errors"),
     "training": ("data", "models", "nn", "method", "records", "config", "errors"),
+    "export": ("training", "models", "nn", "method", "records", "data", "config", "errors"),
     "reporting": ("records", "method", "config", "config_file", "errors"),
 }
 # The files at the top may import all but these, which only start runs.
@@ -86,6 +87,12 @@ def test_only_the_data_wing_imports_tensorflow():
       path.parts[0] for path, source in package_files().items()
       if any(name.partition(".")[0].startswith("tensorflow") for _, name in imports(source))}
   assert users == {"data"}
+
+
+def test_the_evaluator_of_an_export_needs_numpy_alone():
+  """It is copied into every export, to run without this package."""
+  names = {name.partition(".")[0] for _, name in imports((PACKAGE / "export" / "evaluator.py").read_text())}
+  assert names - sys.stdlib_module_names == {"numpy"}
 
 
 def test_only_parallel_knows_pmap():

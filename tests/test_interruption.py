@@ -90,21 +90,24 @@ def test_stopped_runs_end_in_the_same_network(data_dir, tmp_path):
   processes."""
   config = tiny_config(data_dir)
   config.checkpoints.every_steps, config.metrics.every_steps, config.evaluate_every_epochs = 2, 2, 1
-  config.arch.target_gbops, config.arch.train_targets = (0.0008, 0.001), (0.001,)
+  config.network.name = "tests.helpers.own_network:PlainNetwork"
+  with config.network.unlocked():
+    config.network.options = {"features": (4, 8)}
+  config.arch.target_gbops, config.arch.train_targets = (0.0002, 0.00024), (0.00024,)
   whole = experiment.run(prepare(config), tmp_path / "whole")
   workdir = tmp_path / "stopped"
   for questions, place in (
       (2, "step 3/5 of pretraining"), (10, "step 8/10 of bit_selection"), (4, "meta_evaluation"),
-      (5, "step 3/5 of stage_a_0.001"), (6, "step 1/5 of stage_b_0.001")):
+      (5, "step 3/5 of stage_a_0.00024"), (6, "step 1/5 of stage_b_0.00024")):
     with pytest.raises(interruption.Interrupted, match=f"^stopped after {place}$"):
       experiment.run(prepare(config), workdir, StopAfter(questions))
     with (workdir / "metrics.jsonl").open("a") as file:  # As a SIGKILL later on leaves it: ahead of the checkpoint.
-      phase = place.split()[-1].replace("meta_evaluation", "stage_a_0.001")
+      phase = place.split()[-1].replace("meta_evaluation", "stage_a_0.00024")
       file.write(json.dumps({"phase": phase, "step": 9, "loss": 99.0}) + '\n{"phase": "stage_a", "st')
   summary = experiment.run(prepare(config), workdir)
   assert {name: value for name, value in summary.items() if name != "seconds"} == {
       name: value for name, value in whole.items() if name != "seconds"}
-  for phase in ("bit_selection", "stage_b_0.001"):
+  for phase in ("bit_selection", "stage_b_0.00024"):
     jax.tree.map(np.testing.assert_array_equal, parameters(workdir, phase), parameters(tmp_path / "whole", phase))
   for phase in ("bit_selection", "meta_evaluation"):
     files = [folder / "checkpoints" / f"{phase}.json" for folder in (workdir, tmp_path / "whole")]

@@ -13,13 +13,11 @@ import pytest
 from metamix_jax.records import interruption
 from metamix_jax.records.interruption import EXIT_INTERRUPTED
 from metamix_jax.training import context, loop, parallel, phases
-from tests.helpers.configs import tiny_config
+from tests.helpers.configs import middle_target, tiny_config
+from tests.helpers.continuous_quantizer import CONTINUOUS
 from tests.helpers.interrupted_runs import StopAfter, start
 
-# Sums in another order differ in the last bit, and a value on the edge between two codes then rounds the other way: one
-# such flip moves a statistic of bit selection by 2 to 60 times the tolerance, where all else is within a twentieth of
-# it. Of the seeds 0 to 4, runs on 1, 2 and 4 devices without a flip: 3.
-SEED = 3
+SEED = 0
 
 
 def on_devices(work, count):
@@ -40,7 +38,11 @@ def test_on_another_number_of_devices(before, after, data_dir, tmp_path):
   config = tiny_config(data_dir)
   config.seed, config.checkpoints.every_steps = SEED, 2
   config.bit_selection.epochs, config.bit_selection.meta_only_epochs = 1, 0
-  work = context.prepare(config)
+  config.network.name = "tests.helpers.own_network:PlainNetwork"
+  with config.network.unlocked():
+    config.network.options = {"features": (4, 8)}
+  config.arch.target_gbops = middle_target(config)
+  work = context.prepare(config, CONTINUOUS)
   first, second = on_devices(work, before), on_devices(work, after)
   started = phases.create_student(first)
   started = first.replicate(jax.device_get(phases.start_step_sizes(first, started)))

@@ -12,6 +12,8 @@ import pytest
 from tests.helpers.files import ROOT
 from tests.helpers.interrupted_runs import start
 
+DATA_SEED = 0
+
 
 def parameters_after_steps(folder, num_processes, devices_each):
   """Runs tests/helpers/several_processes.py; returns its parameters."""
@@ -23,7 +25,7 @@ def parameters_after_steps(folder, num_processes, devices_each):
       "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices_each}"}
   processes = [subprocess.Popen(
       [sys.executable, "-m", "tests.helpers.several_processes", str(process), str(num_processes), str(port),
-       str(output)],
+       str(DATA_SEED), str(output)],
       cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
       for process in range(num_processes)]
   for process in processes:
@@ -41,7 +43,7 @@ def on_one_device(tmp_path_factory):
 def test_devices_and_processes_do_not_matter(num_processes, devices_each, on_one_device, tmp_path):
   """Three bit-meta, bit-search and weight steps on one device, and on several of one or two processes."""
   one = on_one_device
-  assert len(one) > 30 and any(name.startswith("alpha:") for name in one)
+  assert len(one) > 20 and any(name.startswith("alpha:") for name in one)
   other = parameters_after_steps(tmp_path, num_processes, devices_each)
   assert other.keys() == one.keys()
   for name, values in one.items():

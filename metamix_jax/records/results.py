@@ -233,7 +233,7 @@ def check_bits(layers: Sequence[LayerCost], bits: Mapping[str, Any]) -> dict[str
   """
   searched = {layer.name: layer for layer in layers if layer.searched}
   if set(bits) != set(searched):
-    odd = sorted(set(bits) ^ set(searched))[0]
+    odd = min(set(bits) ^ set(searched), key=str)  # A file may hold names that are not strings.
     raise ValueError(
         f"layer {odd!r} is {'unknown' if odd in bits else 'missing'}; it must name the {len(searched)} searched layers")
   for name, layer in searched.items():

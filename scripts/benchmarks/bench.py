@@ -102,7 +102,7 @@ def compile_steps(config, network, teacher_network, names):
 
   `names`: steps to compile; None: all.
   """
-  steps = parallel.make_programs()
+  steps = parallel.make_programs(matmul_precision=config.matmul_precision)
   channels, size = len(config.data.mean), config.data.image_size
   states = synthetic.create_states(config, network, teacher_network, channels)
   shape = (size, size, channels)

@@ -9,7 +9,8 @@ from metamix_jax.nn.scheme import Quantizer
 
 def fake_quantize(x, step_size, codes, gradient_scale):
   """Quantises at one bit-width; takes the arguments of quantizers.fake_quantize."""
-  step_size = jax.lax.stop_gradient(step_size - step_size * gradient_scale) + step_size * gradient_scale
+  scaled = step_size * gradient_scale
+  step_size = jax.lax.stop_gradient(step_size) + (scaled - jax.lax.stop_gradient(scaled))  # Its value is exact.
   clipped = jnp.clip(x / step_size, codes.lowest, codes.highest)
   return (clipped + jax.lax.stop_gradient(jnp.round(clipped) - clipped)) * step_size
 

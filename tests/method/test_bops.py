@@ -1,8 +1,11 @@
 """The cost of a selection, and its gradient through the straight-through selection, against golden arrays."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from metamix_jax.method import bit_mixture, bops
 from tests.helpers.quantization import ARRAYS, assert_relative
@@ -21,3 +24,18 @@ def test_straight_through_cost():
   value, gradient = jax.value_and_grad(cost)(jnp.asarray(ARRAYS["bops_alpha"]))
   np.testing.assert_allclose(value, ARRAYS["bops_g"], rtol=1e-6)
   assert_relative(gradient, ARRAYS["bops_dalpha"])
+
+
+def test_layer_costs_are_hashable_and_do_not_change():
+  """They are static parts of programs."""
+  layer = bops.LayerCost("a", 10, 20, (3, 8), 4, "conv", "unsigned")
+  assert hash(layer) == hash(dataclasses.replace(layer)) and layer.searched
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    layer.macs = 11
+  assert not dataclasses.replace(layer, candidate_bits=(8,)).searched
+
+
+def test_range_of_a_network():
+  layers = (bops.LayerCost("a", 10**9, 20, (3, 8), 4, "conv", "unsigned"),
+            bops.LayerCost("b", 2 * 10**9, 20, (8,), 8, "dense", "unsigned"))
+  assert bops.attainable_range(layers) == (12 + 128, 32 + 128)

@@ -21,3 +21,11 @@ def test_cost_penalty_on_both_sides():
   assert float(cost_penalty(3.0, 5.0, 4.0)) == 8.0 == float(cost_penalty(7.0, 5.0, 4.0))
   assert jax.grad(cost_penalty)(3.0, 5.0, 4.0) == -4.0
   assert jax.grad(cost_penalty)(7.0, 5.0, 4.0) == 4.0
+
+
+def test_soft_cross_entropy_is_a_mean_over_images_and_a_sum_over_classes():
+  """Three images, two classes: log 2 for each image, whatever its target."""
+  target = jnp.array([[1.0, 0.0], [0.5, 0.5], [0.25, 0.75]])
+  assert float(soft_cross_entropy(jnp.zeros((3, 2)), target)) == pytest.approx(np.log(2), rel=1e-6)
+  loss = soft_cross_entropy(jnp.full((3, 2), 7, jnp.bfloat16), target)
+  assert loss.dtype == jnp.float32 and float(loss) == pytest.approx(np.log(2), rel=1e-6)

@@ -74,6 +74,20 @@ def test_each_target_has_its_row_of_alpha():
       ({"a": 8, "b": 8, "c": 4}, {"a": 8, "b": 8, "c": 4}), ({"a": 3, "b": 3, "c": 4}, {"a": 3, "b": 3, "c": 4})]
 
 
+def test_the_lowest_bits_are_kept_where_they_are_most_probable_and_nothing_fills_the_target():
+  """At 141.9 GBOPs, 136 (all at 3 bits) and 140 (c at 4) fit, and neither is within half a percent of the target."""
+  alpha = {name: np.array([2.0, 1.0, 0.0]) for name in "abc"}
+  assert select_within_target(LAYERS, alpha, 141.9, 0.005) == {"a": 3, "b": 3, "c": 3}
+
+
+def test_of_equally_probable_bits_of_one_cost_the_lowest_are_selected():
+  """A layer without cost may have any bits; the others must come down to 200 GBOPs."""
+  layers = (*LAYERS, LayerCost("free", 0, 20, (3, 4, 8), 4, "conv", "unsigned"))
+  alpha = ALPHA | {"free": np.array([0.5, 1.0, 1.0])}
+  selected = select_within_target(layers, alpha, 201.0, 0.03)
+  assert selected == exhaustive(201.0, 0.03) | {"free": 4}
+
+
 def test_layers_with_different_candidates():
   layers = (*LAYERS, LayerCost("d", 10**9, 20, (2, 4), 4, "dense", "unsigned"))
   assert candidate_widths(layers) == (2, 3, 4, 8) and uniform_widths(layers) == (4,)

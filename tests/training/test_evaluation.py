@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from metamix_jax.method.precision import assigned_precision
 from metamix_jax.training import context, evaluation, parallel, phases
-from tests.helpers.configs import tiny_config
+from tests.helpers.configs import middle_target, tiny_config
 
 
 def test_evaluation_and_statistics_are_two_steps_ahead(data_dir, monkeypatch):
@@ -54,3 +55,28 @@ def test_evaluation_is_the_same_on_any_number_of_devices(num_devices, data_dir):
     expected.extend((np.argmax(logits, -1) == batch["label"])[batch["mask"] > 0])
   assert len(expected) == 450
   assert top1 == 100 * np.sum(expected) / 450
+
+
+def test_bits_are_evaluated_with_statistics_of_their_own(data_dir):
+  """Running statistics that fit nothing: an assignment does not read them, a shared evaluation does."""
+  config = tiny_config(data_dir)
+  config.network.name = "tests.helpers.dense_network:DenseNetwork"
+  with config.network.unlocked():
+    config.network.options = {}
+  config.arch.target_gbops = middle_target(config)
+  work = context.prepare(config)
+  meta = phases.start_step_sizes(work, phases.create_student(work))
+  strange = meta.replace(batch_stats=jax.tree.map(lambda leaf: leaf + 100, meta.batch_stats))
+  meta, strange = work.replicate(meta), work.replicate(strange)
+  bits = {"middle": 3, "last": 8}
+  precision = assigned_precision(work.network.layers, bits)
+  fitting = evaluation.reestimate_batch_statistics(work, meta, precision)
+  expected = evaluation.evaluate(work, fitting, precision)
+  assert evaluation.evaluate_bits(work, strange, bits) == evaluation.evaluate_bits(work, meta, bits) == expected
+  shared = evaluation.evaluate(work, strange, precision)
+  assert abs(shared - expected) > 1
+
+  uniform = evaluation.evaluate_uniform_bits(work, strange)
+  assert [result.bits for result in uniform] == [3, 4, 8]
+  for result, again in zip(uniform, evaluation.evaluate_uniform_bits(work, meta), strict=True):
+    assert result.top1 == again.top1 and abs(result.shared_top1 - result.top1) > 1

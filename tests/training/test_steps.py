@@ -1,5 +1,7 @@
 """What each step changes, the bit-meta gradient, and 1 device against 4."""
 
+import dataclasses
+
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -149,10 +151,26 @@ def test_each_leaf_has_one_label_and_a_stranger_is_an_error(states):
     optimizers.weight_labels({"weights": {}, "step_sizes": {"stem": {"gamma": jnp.zeros(3)}}})
 
 
-@pytest.mark.parametrize("depthwise", ["shifted", pytest.param("native", marks=pytest.mark.slow)])
-def test_bfloat16_keeps_states_float32(programs, batch, depthwise):
+def test_bfloat16_keeps_states_float32(programs, states, batch):
   """bfloat16 has 8 bits of mantissa: losses agree to a few of its units, gradients point the same way."""
-  results = {}
+  exact, arch = states
+  rounded = exact.replace(network=dataclasses.replace(exact.network, dtype="bfloat16"))
+  precision, split = uniform_precision(exact.network.layers, np.int32(2)), parallel.split_batch(batch, 1)
+  results = []
+  for meta in exact, rounded:
+    new_meta, metrics = programs[1].weight_step(meta, precision, split)
+    new_arch, search = programs[1].bit_search_steps(arch, meta, split)
+    check_types(new_meta, new_arch, metrics, search)
+    gradients = jax.tree.map(np.subtract, meta.weights, jax.device_get(new_meta.weights))
+    results.append((float(metrics["loss"]), float(search["task_loss"][0]), gradients))
+  assert_close_to_bfloat16(*results)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depthwise", ["shifted", "native"])
+def test_bfloat16_in_mobilenet_v3(programs, batch, depthwise):
+  """As above, with squeeze and excitation, h-swish, quantised weights, and a bit-meta step."""
+  results = []
   for dtype in ("float32", "bfloat16"):
     scheme = QuantizationScheme((4, 6, 8), 4, 8, Placement("batch", depthwise=depthwise))
     options = {"stem_stride": 1, "stem_channels": 8, "last_channels": 16, "blocks": (
@@ -167,14 +185,22 @@ def test_bfloat16_keeps_states_float32(programs, batch, depthwise):
         network, optax.trace(0.9), seed=0, initial_std=1e-3, targets_gbops=(1e-4,), penalty_weights=(1.0,))
     new_meta, metrics = programs[1].bit_meta_step(jax.device_get(meta), split)  # Not donated: it is used again.
     new_arch, search = programs[1].bit_search_steps(arch, meta, split)
-    for leaf in jax.tree.leaves((new_meta, new_arch, metrics, search)):
-      assert leaf.dtype in (jnp.float32, jnp.int32, jnp.uint32)
-    gradients = traverse_util.flatten_dict(new_meta.optimizer_state.trace["weights"], sep="/")
-    results[dtype] = float(metrics["loss"]), float(search["task_loss"][0]), gradients
-  exact, rounded = results["float32"], results["bfloat16"]
+    check_types(new_meta, new_arch, metrics, search)
+    results.append((float(metrics["loss"]), float(search["task_loss"][0]), new_meta.optimizer_state.trace["weights"]))
+  assert_close_to_bfloat16(*results)
+
+
+def check_types(*trees):
+  for leaf in jax.tree.leaves(trees):
+    assert leaf.dtype in (jnp.float32, jnp.int32, jnp.uint32)
+
+
+def assert_close_to_bfloat16(exact, rounded):
+  """Compares (loss, loss, gradients of the weights)."""
   np.testing.assert_allclose(rounded[:2], exact[:2], rtol=0.02)
-  for name, gradient in exact[2].items():
+  ours, theirs = (traverse_util.flatten_dict(result[2], sep="/") for result in (exact, rounded))
+  for name, gradient in ours.items():
     if name.endswith("kernel"):
-      one, other = np.ravel(gradient), np.ravel(rounded[2][name])
+      one, other = np.ravel(gradient), np.ravel(theirs[name])
       cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
       assert 0.85 < cosine < 1 - 1e-7, name  # The same direction, and not the same numbers: bfloat16 was used.

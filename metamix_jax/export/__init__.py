@@ -1,0 +1,1 @@
+"""The way out of the package: an integer program of a trained network, its evaluator, ONNX and StableHLO files."""

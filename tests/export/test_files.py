@@ -1,0 +1,132 @@
+"""G1 on every file: StableHLO and ONNX equal the NumPy evaluator bit for bit, however they run; qcdq and qonnx nearly."""
+
+import collections
+
+import numpy as np
+import onnx
+import pytest
+from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.core.onnx_exec import execute_onnx
+from qonnx.transformation.infer_shapes import InferShapes
+from qonnx.util.inference_cost import inference_cost
+
+from metamix_jax.export import evaluator, folding, onnx_files, stablehlo
+from metamix_jax.method.bops import gbops
+from tests.helpers.exported_networks import digits_network, noise, random_network
+from tests.helpers.glue_networks import GLUE, SHAPE, glue_network
+
+
+def program_of(network):
+  return folding.make_program(network.network, network.variables, network.bits, network.image_shape)
+
+
+@pytest.fixture(scope="module")
+def network():
+  """Of the quick start's shape, with 8 bits everywhere: the hardest case for rounding."""
+  return digits_network(bits=8)
+
+
+@pytest.fixture(scope="module")
+def program(network):
+  return program_of(network)
+
+
+@pytest.fixture(scope="module")
+def images():
+  return noise(np.random.default_rng(1), 150, (16, 16, 1))
+
+
+@pytest.fixture(scope="module")
+def expected(program, images):
+  return evaluator.evaluate(program, images)
+
+
+def assert_equal_bit_for_bit(logits, codes, expected, count):
+  assert np.asarray(logits).tobytes() == expected.logits[:count].tobytes()
+  assert set(codes) == set(expected.codes)
+  for layer, values in expected.codes.items():
+    np.testing.assert_array_equal(np.asarray(codes[layer]), values[:count])
+
+
+def test_the_network_uses_its_codes(expected):
+  """The tests of this file compare numbers that differ."""
+  for layer, codes in expected.codes.items():
+    assert np.unique(codes).size > 30, layer
+  assert np.unique(expected.logits.argmax(-1)).size > 1
+
+
+@pytest.mark.parametrize("threads, optimize", [(1, True), (2, True), (1, False)])
+def test_integer_onnx_is_exact_on_any_batch(threads, optimize, program, images, expected):
+  run = onnx_files.integer_run(program, onnx_files.make_model(program, "integer"), threads, optimize)
+  for count in (1, 7, 150):
+    assert_equal_bit_for_bit(*run(images[:count]), expected, count)
+
+
+def test_stablehlo_is_exact_on_any_batch(program, images, expected):
+  logits = stablehlo.load(stablehlo.serialize(program))
+  with_codes = stablehlo.load(stablehlo.serialize(program, with_codes=True))
+  for count in (1, 7, 150):
+    assert np.asarray(logits(images[:count])).tobytes() == expected.logits[:count].tobytes()
+  assert_equal_bit_for_bit(*with_codes(images), expected, 150)
+
+
+def test_qcdq_predicts_the_same(program, images, expected):
+  model = onnx_files.make_model(program, "qcdq")
+  kinds = collections.Counter(node.op_type for node in model.graph.node)
+  assert kinds["Conv"] == 16 and kinds["MatMul"] == 1 and kinds["DequantizeLinear"] == 2 * 17
+  logits, = onnx_files.session(model).run(None, {"image": images})
+  assert np.mean(logits.argmax(-1) == expected.logits.argmax(-1)) >= 0.98
+  np.testing.assert_allclose(logits, expected.logits, atol=0.1 * np.abs(expected.logits).max())
+
+
+def test_qonnx_costs_what_the_run_says_and_predicts_the_same(program, network, images, expected):
+  """M8 from outside: QONNX counts bit operations by itself, from the datatypes that it infers."""
+  model = onnx_files.make_model(program, "qonnx")
+  cost = inference_cost(ModelWrapper(model), discount_sparsity=False)["total_cost"]
+  assert cost["total_bops"] == round(1e9 * gbops(network.network.layers, network.bits))
+  assert cost["total_macs"] == sum(layer.macs for layer in network.network.layers)
+  wrapped = ModelWrapper(model).transform(InferShapes())
+  for number in range(2):
+    pixels = np.asarray(network.network.normalize(images[number:number + 1])).transpose(0, 3, 1, 2)
+    logits = execute_onnx(wrapped, {"image": pixels})["logits"]
+    np.testing.assert_allclose(logits[0], expected.logits[number], atol=0.1 * np.abs(expected.logits).max())
+
+
+@pytest.mark.parametrize("glue", GLUE)
+def test_every_operation_between_layers_is_exact_in_onnx(glue):
+  """In both orders of axes, and with graph optimisation."""
+  program = program_of(glue_network(glue))
+  images = noise(np.random.default_rng(0), 5, SHAPE)
+  expected = evaluator.evaluate(program, images)
+  run = onnx_files.integer_run(program, onnx_files.make_model(program, "integer"))
+  assert_equal_bit_for_bit(*run(images), expected, 5)
+  logits, = onnx_files.session(onnx_files.make_model(program, "qcdq")).run(None, {"image": images})
+  np.testing.assert_allclose(logits, expected.logits, atol=0.1 * np.abs(expected.logits).max())
+
+
+def test_every_spelling_means_the_same_at_an_hswish_border():
+  """5x5 depthwise with stride 2 on an odd size, squeeze-and-excitation, colour images."""
+  options = dict(blocks=((5, 24, 8, True, "hard_swish", 2),), stem_channels=8, stem_stride=1, last_channels=16)
+  network = random_network("mobilenet_v3_small", options, (9, 9, 3), bits=8)
+  program = program_of(network)
+  images = noise(np.random.default_rng(0), 7, (9, 9, 3))
+  expected = evaluator.evaluate(program, images)
+  run = onnx_files.integer_run(program, onnx_files.make_model(program, "integer"))
+  assert_equal_bit_for_bit(*run(images), expected, 7)
+  logits, = onnx_files.session(onnx_files.make_model(program, "qcdq")).run(None, {"image": images})
+  np.testing.assert_allclose(logits, expected.logits, atol=0.1 * np.abs(expected.logits).max())
+  pixels = np.asarray(network.network.normalize(images[:1])).transpose(0, 3, 1, 2)
+  wrapped = ModelWrapper(onnx_files.make_model(program, "qonnx")).transform(InferShapes())
+  logits = execute_onnx(wrapped, {"image": pixels})["logits"]
+  np.testing.assert_allclose(logits[0], expected.logits[0], atol=0.1 * np.abs(expected.logits).max())
+
+
+def test_weights_of_four_bits_take_half_a_byte(program):
+  model = onnx_files.make_model(program, "integer")
+  for initializer in model.graph.initializer:
+    if initializer.name.endswith("project/kernel"):
+      assert initializer.data_type == onnx.TensorProto.INT4
+      assert len(initializer.raw_data) == np.prod(initializer.dims) // 2
+    if initializer.name == "stem/kernel":
+      # Above 64 in magnitude: unsigned, for CPUs that add pairs of products in 16 bits.
+      assert initializer.data_type == onnx.TensorProto.UINT8

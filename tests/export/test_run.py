@@ -1,0 +1,174 @@
+"""From a run's folder to DIR/export: what is written, what is refused in a sentence, and that nothing is left behind."""
+
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import metamix_jax
+from metamix_jax.errors import UserError
+from metamix_jax.export import certificate, evaluator, onnx_files, program, run
+from metamix_jax.method.bops import complete_bits, gbops
+from metamix_jax.records.checkpoints import PhaseCheckpoints
+from metamix_jax.records.files import write_json
+from metamix_jax.records.results import BitSelection, TargetResult
+from metamix_jax.records.workdir import check_workdir
+from tests.helpers.configs import middle_target, tiny_config
+from tests.helpers.exported_networks import random_network
+from tests.helpers.files import ROOT
+
+TINY_OPTIONS = dict(stem_stride=1, stem_channels=8, blocks=((1, 8, 1, 1), (2, 8, 1, 2)), last_channels=16)
+
+
+@pytest.fixture(scope="module")
+def network():
+  return random_network("mobilenet_v2", TINY_OPTIONS, (8, 8, 1), bits=4)
+
+
+@pytest.fixture
+def workdir(tmp_path, network, data_dir):
+  """The files of a finished run that an export reads."""
+  config = tiny_config(data_dir)
+  config.arch.target_gbops = middle_target(config)
+  folder = tmp_path / "digits"
+  checkpoints = PhaseCheckpoints(folder / "checkpoints")
+  check_workdir(config, folder)
+  layers = network.network.layers
+  bits = {layer.name: network.bits[layer.name] for layer in layers if layer.searched}
+  selection = BitSelection((TargetResult(config.arch.target_gbops, layers, 0.03, bits, bits),))
+  write_json(folder / "checkpoints" / "bit_selection.json", selection.to_json())
+  # The run has the candidates 3, 4 and 8, the random network 2 besides.
+  step_sizes = {}
+  for layer in layers:
+    source, node = network.variables["step_sizes"], step_sizes
+    for part in layer.name.split("/"):
+      source, node = source[part], node.setdefault(part, {})
+    node |= {"weight": source["weight"], "activation": source["activation"][1 if layer.searched else 0:]}
+  checkpoints.save("stage_b", {
+      "weights": network.variables["params"], "batch_stats": network.variables["batch_stats"],
+      "step_sizes": step_sizes}, {"final_top1": 10.0})
+  return folder
+
+
+def test_a_run_is_exported_as_a_whole(workdir, network):
+  """Every format, by the public name; the file of each loads and says what was proven."""
+  before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+  folder = metamix_jax.export_run(workdir)
+  assert folder == workdir / "export"
+  assert sorted(path.name for path in folder.iterdir()) == [
+      "bits.csv", "bits.json", "certificate.json", "evaluator.py", "golden.npz", "integer.onnx", "program.json",
+      "program.npz", "qcdq.onnx", "qonnx.onnx", "stablehlo.bin"]
+  assert {path: path.read_bytes() for path in before} == before and not list(workdir.glob("*.partial"))
+  facts = json.loads((folder / "certificate.json").read_text())
+  layers = network.network.layers
+  assert facts["about"]["gbops"] == gbops(layers, complete_bits(layers, network.bits))
+  proof = facts["certificate"]
+  assert proof["g3"]["images"] == proof["g1"]["images"] == 450
+  assert proof["g2"]["codes"] == proof["g1"]["codes"] == 450 * sum(layer.input_elements for layer in layers)
+  assert len(proof["g1"]["compared"]) == 3
+  for name, digest in facts["sha256"].items():
+    assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+  for name in ("integer", "qcdq", "qonnx"):
+    model = onnx_files.onnx.load(folder / f"{name}.onnx")
+    assert json.loads({entry.key: entry.value for entry in model.metadata_props}["certificate"]) == proof
+  assert json.loads((folder / "program.json").read_text())["certificate"] == proof
+  assert evaluator.check_golden(folder).startswith("4 golden images: ")
+  rows = (folder / "bits.csv").read_text().splitlines()
+  assert rows[:3] == ["layer,input_bits,weight_bits,input_range", "stem,8,8,signed", "block_00/depthwise,4,4,unsigned"]
+  assert [row["layer"] for row in json.loads((folder / "bits.json").read_text())["layers"]] == [
+      layer.name for layer in layers]
+  assert f"450 of 450 predictions are equal; top-1 {proof['g3']['top1']:.2f}" in run.describe(folder)
+  with pytest.raises(UserError, match="export exists already"):
+    run.export_run(workdir)
+
+
+def damage(workdir, what):
+  if what == "no run":
+    (workdir / "config.json").unlink()
+  elif what == "unfinished":
+    (workdir / "checkpoints" / "stage_b.json").unlink()
+  elif what == "config":
+    (workdir / "config.json").write_text("{")
+  elif what == "selection":
+    (workdir / "checkpoints" / "bit_selection.json").write_text('{"targets": []')
+  elif what == "checkpoint":
+    for path in (workdir / "checkpoints" / "stage_b").rglob("*"):
+      if path.is_file():
+        path.write_bytes(path.read_bytes()[:10])
+  elif what == "other network":
+    fields = json.loads((workdir / "config.json").read_text())
+    fields["network.options"]["last_channels"] = 24
+    (workdir / "config.json").write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize("what, target, words", [
+    ("no run", None, "is not the folder of a run"),
+    ("unfinished", None, r"was not trained to stage B for the target .*stage_b.json is not there"),
+    ("config", None, "config.json cannot be read"),
+    ("selection", None, "bit_selection.json cannot be read"),
+    ("checkpoint", None, "stage_b cannot be read"),
+    ("other network", None, "cannot be read"),
+    ("nothing", 7.0, "--target is 7, and .* has the targets"),
+])
+def test_what_cannot_be_exported_is_a_sentence(what, target, words, workdir):
+  damage(workdir, what)
+  before = sorted(workdir.rglob("*"))
+  with pytest.raises(UserError, match=words):
+    run.export_run(workdir, target=target, formats=("program",))
+  assert sorted(workdir.rglob("*")) == before
+
+
+def test_an_unknown_format_and_a_missing_package_are_said_at_the_start(monkeypatch):
+  with pytest.raises(UserError, match="--format has 'tflite'; allowed are program, stablehlo, integer, qcdq, qonnx"):
+    run.export_run(pathlib.Path("nowhere"), formats=("program", "tflite"))
+  monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
+  with pytest.raises(UserError, match="the format qcdq needs onnxruntime: pip install"):
+    run.export_run(pathlib.Path("nowhere"), formats=("program", "qcdq"))
+  run.check_formats(("program", "stablehlo"))
+
+
+def certified(*arguments):
+  return {"g1": {}, "g2": {}, "g3": {}}
+
+
+def test_a_full_disk_leaves_nothing(workdir, monkeypatch):
+  def full(folder, *arguments):
+    (folder / "golden.npz").write_bytes(b"half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  monkeypatch.setattr(certificate, "certify", certified)
+  monkeypatch.setattr(program, "write_golden", full)
+  before = sorted(workdir.rglob("*"))
+  with pytest.raises(UserError, match="export cannot be written: No space left on device"):
+    run.export_run(workdir, formats=("program",))
+  assert sorted(workdir.rglob("*")) == before
+
+
+def test_what_a_killed_export_left_is_replaced(workdir, monkeypatch):
+  monkeypatch.setattr(certificate, "certify", certified)
+  (workdir / "export.partial").mkdir()
+  (workdir / "export.partial" / "golden.npz").write_bytes(b"half")
+  folder = run.export_run(workdir, formats=("program",))
+  assert "4 golden images" in evaluator.check_golden(folder)
+  assert not (workdir / "export.partial").exists()
+
+
+def test_a_failed_certificate_is_a_failed_export(workdir, monkeypatch):
+  monkeypatch.setattr(certificate, "LARGEST_DISTANCE", 0.0)
+  with pytest.raises(certificate.NotCertified, match="G2 does not hold"):
+    run.export_run(workdir, formats=("program",))
+  assert not list(workdir.glob("export*"))
+
+
+def test_the_command_says_a_mistake_in_one_sentence(tmp_path):
+  result = subprocess.run(
+      [sys.executable, ROOT / "scripts" / "export.py", tmp_path, "--format=program"], capture_output=True, text=True,
+      cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+  assert result.returncode == 2
+  assert result.stderr == f"export: {tmp_path} is not the folder of a run: it has no config.json.\n"
+  assert np.all([not list(tmp_path.iterdir())])
