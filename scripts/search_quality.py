@@ -26,6 +26,7 @@ from metamix_jax.records.progress import LineHandler
 from metamix_jax.records.results import BitSelection
 from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.reporting import page, saved_run, tables
+from metamix_jax.training.search_settings import check_settings
 
 SETTINGS = pathlib.Path(__file__).parents[1] / "configs" / "search_quality.py"
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings, a Python file with get_config().")
@@ -37,7 +38,7 @@ def main(argv):
   if len(argv) != 2:
     raise UserError(f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
   workdir, settings = local_folder(argv[1]), _CONFIG.value
-  search_quality.check_settings(settings)
+  check_settings(settings)
   run = saved_run.read(workdir)
   if not run.target_results:
     raise UserError(f"{workdir} holds a run whose bit selection is not finished; there is no search to measure.")

@@ -6,10 +6,6 @@ import json
 import pathlib
 from typing import Any
 
-import ml_collections
-
-from metamix_jax import config as config_rules
-from metamix_jax.errors import UserError
 from metamix_jax.method.bops import LayerCost, complete_bits, gbops
 from metamix_jax.records.names import format_target
 from metamix_jax.records.results import check_bits, parse_results
@@ -18,15 +14,6 @@ from metamix_jax.records.results import check_bits, parse_results
 CHANCE_PERCENT = 95.0
 # Of a run's folder.
 FILE = pathlib.PurePath("report", "search_quality.json")
-# Of configs/search_quality.py.
-RULES = {
-    "seed": config_rules.RULES["seed"],
-    "num_random": config_rules.POSITIVE_INT,
-    "random_batches": config_rules.POSITIVE_INT,
-    "judging_batches": config_rules.POSITIVE_INT,
-    "num_local": config_rules.POSITIVE_INT,
-    "num_resamples": config_rules.POSITIVE_INT,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,16 +120,6 @@ class SearchQuality:
             dataclasses.asdict(target) | {"percent_beaten": target.percent_beaten, "verdict": target.verdict}
             for target in self.targets],
         "uniform": {str(bits): dataclasses.asdict(score) for bits, score in self.uniform.items()}}
-
-
-def check_settings(settings: ml_collections.ConfigDict) -> None:
-  """Raises UserError if a field of configs/search_quality.py is missing, unknown or wrong."""
-  for name in settings:
-    if name not in RULES:
-      raise UserError(config_rules.unknown_field(name, RULES))
-  for name, rule in RULES.items():
-    if name not in settings or not rule.holds(settings[name]):
-      raise UserError(f"config.{name} is {settings.get(name)!r}; it must be {rule.words}.")
 
 
 def read_search_quality(workdir: pathlib.Path, layers: Sequence[LayerCost]) -> SearchQuality | None:
