@@ -107,7 +107,7 @@ def _unary(kind: str) -> Callable[[Builder, Node], None]:
 
 def _affine(builder: Builder, node: Node) -> None:
   (x,), layout = builder.aligned(node)
-  offset, divisor = (builder.per_channel(node, node[field]) for field in ("offset", "divisor"))
+  offset, divisor = (builder.per_channel(node[field], layout) for field in ("offset", "divisor"))
   builder.define(node, builder.add("Div", [builder.add("Add", [x, offset]), divisor]), layout)
 
 
