@@ -160,8 +160,8 @@ class Lowering:
 
   def _refuse_batch(self, op):
     raise UserError(
-        f"network {self._network} moves, mixes or makes images in a batch ({op}), which cannot be exported; allowed are "
-        "operations that treat each image alone.")
+        f"network {self._network} moves, mixes or makes images in a batch ({op}), which cannot be exported; allowed "
+        "are operations that treat each image alone.")
 
   def _quantized_layer(self, params, shape, x):
     x, layer = self._whole(x), params["layer"]

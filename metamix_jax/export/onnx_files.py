@@ -163,9 +163,10 @@ def _reshape(builder: Builder, node: Node) -> None:
   layout = builder.layout(node["inputs"][0]) if list(before[:2]) == [1, 1] else NATURAL
   x = builder.value(node["inputs"][0], layout)
   if len(after) == 3 and after[:2] == [1, 1]:
-    builder.define(node, builder.add("Reshape", [x, builder.integers([0, after[2], 1, 1])]), builder.layout(node["name"]))
+    layout, after = builder.layout(node["name"]), [after[2], 1, 1]
   else:
-    builder.define(node, builder.add("Reshape", [x, builder.integers([0, *after])]), NATURAL)
+    layout = NATURAL
+  builder.define(node, builder.add("Reshape", [x, builder.integers([0, *after])]), layout)
 
 
 def _transpose(builder: Builder, node: Node) -> None:

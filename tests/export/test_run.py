@@ -1,4 +1,4 @@
-"""From a run's folder to DIR/export: what is written, what is refused in a sentence, and that nothing stays behind."""
+"""From a run's folder to DIR/export: what is written, what is a sentence, and that nothing stays behind."""
 
 import errno
 import hashlib
