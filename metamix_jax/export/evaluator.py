@@ -12,7 +12,6 @@ import dataclasses
 import json
 import math
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -250,9 +249,9 @@ def check_golden(folder: pathlib.Path) -> str:
   if result.logits.tobytes() != golden["logits"].tobytes():
     raise ValueError("the logits are others than in golden.npz.")
   count = sum(codes.size for codes in result.codes.values())
-  return f"{len(golden['images'])} golden images: {count:,} codes and {result.logits.size} logits are equal bit for bit."
+  return (f"{len(golden['images'])} golden images: {count:,} codes and {result.logits.size} logits are equal bit for "
+          "bit.")
 
 
 if __name__ == "__main__":
-  print(check_golden(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else __file__).resolve().parent
-                     if len(sys.argv) < 2 else pathlib.Path(sys.argv[1])))
+  print(check_golden(pathlib.Path(__file__).resolve().parent))

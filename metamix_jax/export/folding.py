@@ -8,7 +8,7 @@ import numpy as np
 from metamix_jax.errors import UserError
 from metamix_jax.export.evaluator import Program
 from metamix_jax.export.lowering import Lowering
-from metamix_jax.export.tracing import MarkedPass, trace_marked, window_of_layer
+from metamix_jax.export.tracing import trace_marked, window_of_layer
 from metamix_jax.method.quantizers import code_range, input_shift
 from metamix_jax.models.network import Network
 from metamix_jax.nn.layers import QuantConv

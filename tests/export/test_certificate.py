@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from metamix_jax.export import certificate, folding, run
+from metamix_jax.export import certificate, evaluator, folding, run
 from tests.helpers.exported_networks import noise, random_network
 
 SHAPE = (9, 9, 3)
@@ -76,12 +76,11 @@ def test_padding_that_counts_as_a_code_is_found(program, network, images):
     certify(with_array(program, "block_00/depthwise/offset", np.broadcast_to(inner, offset.shape)), network, images)
 
 
-@pytest.mark.parametrize("what, words", [("codes", "1 of 9720 codes at the input of layer stem"), ("logits", "1 of 400")])
+@pytest.mark.parametrize("what, words", [
+    ("codes", "1 of 9720 codes at the input of layer stem"), ("logits", "1 of 400")])
 def test_a_file_that_differs_in_one_number_is_found(what, words, program, images):
-  from metamix_jax.export.evaluator import evaluate
-
   def wrong(images):
-    result = evaluate(program, images)
+    result = evaluator.evaluate(program, images)
     logits, codes = result.logits.copy(), {name: values.copy() for name, values in result.codes.items()}
     if what == "codes":
       codes["stem"][0, 0, 0, 0] += 1
