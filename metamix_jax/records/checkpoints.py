@@ -61,7 +61,7 @@ class PhaseCheckpoints:
           checkpointer.save(self.folder / phase, tree, force=True)
         write_json(self.results_file(phase), results)
       except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
-        raise _not_saved(phase, self.folder, error) from error
+        raise _not_saved(phase, self.folder, words_of(error)) from error
 
   def is_finished(self, phase: str) -> bool:
     """Tells whether the phase has its results; the first process looks, for all of them."""
@@ -173,7 +173,7 @@ class StepCheckpoints:
                 state=ocp.args.StandardSave(state),
                 progress=ocp.args.JsonSave({"seconds": self._clock.seconds, "best": self.best})))
       except Exception as error:  # Orbax and TensorStore raise several types for missing and damaged files.
-        raise _not_saved(f"{self.phase}, step {step}", self.folder, error) from error
+        raise _not_saved(f"{self.phase}, step {step}", self.folder, words_of(error)) from error
       self._saved_step = step
 
   def close(self) -> None:
@@ -184,7 +184,7 @@ class StepCheckpoints:
       try:
         self._manager.wait_until_finished()
       except Exception as error:  # Orbax and TensorStore raise several types for a full or vanished disk.
-        raise _not_saved(f"{self.phase}, step {self._saved_step}", self.folder, error) from error
+        raise _not_saved(f"{self.phase}, step {self._saved_step}", self.folder, words_of(error)) from error
       self._manager.close()
 
   def _newest_step(self):
@@ -216,7 +216,7 @@ def keep_best(folder: pathlib.Path, phase: str, step: int | None) -> None:
       try:
         (steps / str(step)).rename(best / str(step))
       except OSError as error:
-        raise _not_saved(f"{phase}, best step {step}", best, error) from error
+        raise _not_saved(f"{phase}, best step {step}", best, words_of(error)) from error
     shutil.rmtree(steps, ignore_errors=True)
 
 
@@ -250,7 +250,7 @@ def _check_space(what, folder, tree):
     raise _not_saved(what, folder, f"{needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
 
 
-def _not_saved(what, folder, error):
+def _not_saved(what, folder, reason):
   return UserError(
-      f"{what}: the checkpoint cannot be written to {folder} ({words_of(error)}); what was saved before is whole, and"
-      " the same command continues from there.")
+      f"{what}: the checkpoint cannot be written to {folder} ({reason}); what was saved before is whole, and the same"
+      " command continues from there.")
