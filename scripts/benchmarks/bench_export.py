@@ -26,13 +26,13 @@ _BATCHES = flags.DEFINE_list("batches", ["1", "32"], "Batch sizes.")
 _REPEATS = flags.DEFINE_integer("repeats", 30, "Calls that are timed, after one that is not.")
 
 
-def milliseconds(call):
+def milliseconds(call, images):
   """Returns the median time of a call."""
-  call()
+  call(images)
   times = []
   for _ in range(_REPEATS.value):
     start = time.perf_counter()
-    call()
+    call(images)
     times.append(1000 * (time.perf_counter() - start))
   return statistics.median(times)
 
@@ -60,12 +60,11 @@ def main(argv):
     calls[f"{name}, ONNX Runtime"] = lambda images, session=session: session.run(None, {"image": images})
   program = evaluator.load(folder)
   calls["program.npz, NumPy"] = lambda images: evaluator.evaluate(program, images)
-  rng, batches = np.random.default_rng(0), list(map(int, _BATCHES.value))
-  print(f"{'milliseconds':28}" + "".join(f"{f'batch {batch}':>12}" for batch in batches))
+  rng = np.random.default_rng(0)
+  batches = [rng.integers(0, 256, (int(size), *saved.image_shape), dtype=np.uint8) for size in _BATCHES.value]
+  print(f"{'milliseconds':28}" + "".join(f"{f'batch {len(images)}':>12}" for images in batches))
   for name, call in calls.items():
-    row = (milliseconds(lambda images=rng.integers(0, 256, (batch, *saved.image_shape), dtype=np.uint8): call(images))
-           for batch in batches)
-    print(f"{name:28}" + "".join(f"{value:12.2f}" for value in row), flush=True)
+    print(f"{name:28}" + "".join(f"{milliseconds(call, images):12.2f}" for images in batches), flush=True)
 
 
 if __name__ == "__main__":
