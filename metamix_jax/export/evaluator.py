@@ -196,11 +196,10 @@ def max_pool(node: Node, arrays, x: np.ndarray) -> np.ndarray:
   del arrays
   x = np.pad(x, ((0, 0), *node["padding"], (0, 0)), constant_values=-np.inf)
   (rows, columns), (down, right) = node["shape"][:2], node["strides"]
-  y = None
+  y = np.full((len(x), *node["shape"]), -np.inf, np.float32)
   for i in range(node["window"][0]):
     for j in range(node["window"][1]):
-      taps = x[:, i:i + (rows - 1) * down + 1:down, j:j + (columns - 1) * right + 1:right]
-      y = taps if y is None else np.maximum(y, taps)
+      y = np.maximum(y, x[:, i:i + (rows - 1) * down + 1:down, j:j + (columns - 1) * right + 1:right])
   return y
 
 
@@ -208,6 +207,11 @@ def _slice(node: Node, arrays, x: np.ndarray) -> np.ndarray:
   del arrays
   return x[(slice(None), *(slice(*place) for place in zip(
       node["starts"], node["limits"], node["strides"], strict=True)))]
+
+
+def _concatenate(node: Node, arrays, *inputs: np.ndarray) -> np.ndarray:
+  del arrays
+  return np.concatenate(inputs, node["axis"])
 
 
 # Elementwise operations of one or two float32 values, broadcast as NumPy does.
@@ -228,7 +232,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "reshape": lambda node, arrays, x: x.reshape(len(x), *node["shape"]),
     "transpose": lambda node, arrays, x: x.transpose(node["permutation"]),
     "broadcast": lambda node, arrays, x: np.broadcast_to(x, (len(x), *node["shape"])),
-    "concatenate": lambda node, arrays, *inputs: np.concatenate(inputs, node["axis"]),
+    "concatenate": _concatenate,
     "pad": lambda node, arrays, x: np.pad(x, ((0, 0), *node["padding"]), constant_values=np.float32(node["value"])),
 }
 

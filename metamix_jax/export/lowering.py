@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -231,13 +232,13 @@ class Lowering:
     x = self._whole(x)
     if any(map(sum, padding)):
       x = self._add("pad", [x.name], (x.shape[0], *sizes, x.shape[3]), padding=[*padding, [0, 0]], value=0.0)
-    total = None
+    parts = []
     for tap in range(math.prod(window)):
       starts = [tap // window[1], tap % window[1]]
       limits = [start + (out - 1) * step + 1 for start, out, step in zip(starts, shape[1:3], strides, strict=True)]
-      taps = self._add("slice", [x.name], shape, starts=[*starts, 0], limits=[*limits, shape[3]], strides=[*strides, 1])
-      total = taps if total is None else self._elementwise("add", [total, taps], shape)
-    return total
+      parts.append(self._add(
+          "slice", [x.name], shape, starts=[*starts, 0], limits=[*limits, shape[3]], strides=[*strides, 1]))
+    return functools.reduce(lambda total, taps: self._elementwise("add", [total, taps], shape), parts)
 
   def _window(self, name, params):
     window, strides = params["window_dimensions"], params["window_strides"]

@@ -75,7 +75,7 @@ def integer_run(
   def run(images):
     made = codes.run(names, {"image": images})
     return logits.run(["logits"], {"image": images})[0], {
-        node["layer"]: onnx_layers.codes_of_output(node, values)
+        node["layer"]: onnx_layers.codes_of_output(node, np.asarray(values))
         for node, values in zip(program.quantizers, made, strict=True)}
 
   return run
@@ -83,7 +83,7 @@ def integer_run(
 
 def _elementwise(builder: Builder, node: Node) -> None:
   if node["op"] == "max" and builder.is_zero(node["inputs"][1]):
-    _unary("Relu")(builder, node | {"inputs": node["inputs"][:1]})
+    _unary("Relu")(builder, {**node, "inputs": node["inputs"][:1]})
     return
   inputs, layout = builder.aligned(node)
   if node["op"] == "ne":
