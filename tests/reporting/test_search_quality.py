@@ -133,7 +133,8 @@ def test_the_table_of_the_evidence(run):
   entry["targets"][0]["comparisons"].append(comparison | {"name": "local search", "interval": [-0.04, -0.01]})
   row, = (line for line in evidence.table([entry]).splitlines() if line.startswith("| 0 |"))
   cost = gbops(run[1], complete_bits(run[1], run[2]))
-  assert row == f"| 0 | 0.025 | {cost:.4f} | 0.016 | 90.00 | 0.010 | 0.105 | 95 % | -0.039, equal | -0.039, better |"
+  assert row == (
+      f"| 0 | 0.025 | {cost:.4f} | 90.00 | 0.016 | -0.039, equal | -0.039, better | 0.015, 0.010, 0.105 | 95 % of 20 |")
   assert "0 of 1 selections beat at least 99 %" in evidence.table([entry])
   assert [evidence.verdict(*interval) for interval in ((-2, -1), (-1, 1), (1, 2), (0, 1))] == [
       "better", "equal", "worse", "equal"]
