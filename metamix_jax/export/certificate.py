@@ -179,7 +179,8 @@ def fake_quantized_pass(program: Program, network: Network, variables: Mapping[s
     for node in program.quantizers:
       x, quantized = (np.asarray(values) for values in inputs[node["layer"]])
       shift, step_size = np.float32(node["shift"]), np.float32(node["step_size"])
-      codes[node["layer"]] = np.rint((quantized.astype(np.float64) + node["shift"]) / node["step_size"]).astype(np.int16)
+      in_steps = (quantized.astype(np.float64) + node["shift"]) / node["step_size"]
+      codes[node["layer"]] = np.rint(in_steps).astype(np.int16)
       steps[node["layer"]] = np.clip(
           (x + shift) / step_size, np.float32(node["lowest"]), np.float32(node["highest"]))
     return np.asarray(logits), codes, steps

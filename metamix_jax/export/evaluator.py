@@ -12,7 +12,6 @@ import dataclasses
 import json
 import math
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -197,11 +196,10 @@ def max_pool(node: Node, arrays, x: np.ndarray) -> np.ndarray:
   del arrays
   x = np.pad(x, ((0, 0), *node["padding"], (0, 0)), constant_values=-np.inf)
   (rows, columns), (down, right) = node["shape"][:2], node["strides"]
-  y = None
+  y = np.full((len(x), *node["shape"]), -np.inf, np.float32)
   for i in range(node["window"][0]):
     for j in range(node["window"][1]):
-      taps = x[:, i:i + (rows - 1) * down + 1:down, j:j + (columns - 1) * right + 1:right]
-      y = taps if y is None else np.maximum(y, taps)
+      y = np.maximum(y, x[:, i:i + (rows - 1) * down + 1:down, j:j + (columns - 1) * right + 1:right])
   return y
 
 
@@ -209,6 +207,11 @@ def _slice(node: Node, arrays, x: np.ndarray) -> np.ndarray:
   del arrays
   return x[(slice(None), *(slice(*place) for place in zip(
       node["starts"], node["limits"], node["strides"], strict=True)))]
+
+
+def _concatenate(node: Node, arrays, *inputs: np.ndarray) -> np.ndarray:
+  del arrays
+  return np.concatenate(inputs, node["axis"])
 
 
 # Elementwise operations of one or two float32 values, broadcast as NumPy does.
@@ -229,7 +232,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "reshape": lambda node, arrays, x: x.reshape(len(x), *node["shape"]),
     "transpose": lambda node, arrays, x: x.transpose(node["permutation"]),
     "broadcast": lambda node, arrays, x: np.broadcast_to(x, (len(x), *node["shape"])),
-    "concatenate": lambda node, arrays, *inputs: np.concatenate(inputs, node["axis"]),
+    "concatenate": _concatenate,
     "pad": lambda node, arrays, x: np.pad(x, ((0, 0), *node["padding"]), constant_values=np.float32(node["value"])),
 }
 
@@ -250,9 +253,9 @@ def check_golden(folder: pathlib.Path) -> str:
   if result.logits.tobytes() != golden["logits"].tobytes():
     raise ValueError("the logits are others than in golden.npz.")
   count = sum(codes.size for codes in result.codes.values())
-  return f"{len(golden['images'])} golden images: {count:,} codes and {result.logits.size} logits are equal bit for bit."
+  return (f"{len(golden['images'])} golden images: {count:,} codes and {result.logits.size} logits are equal bit for "
+          "bit.")
 
 
 if __name__ == "__main__":
-  print(check_golden(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else __file__).resolve().parent
-                     if len(sys.argv) < 2 else pathlib.Path(sys.argv[1])))
+  print(check_golden(pathlib.Path(__file__).resolve().parent))

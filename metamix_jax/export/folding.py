@@ -8,7 +8,7 @@ import numpy as np
 from metamix_jax.errors import UserError
 from metamix_jax.export.evaluator import Program
 from metamix_jax.export.lowering import Lowering
-from metamix_jax.export.tracing import MarkedPass, trace_marked, window_of_layer
+from metamix_jax.export.tracing import trace_marked, window_of_layer
 from metamix_jax.method.quantizers import code_range, input_shift
 from metamix_jax.models.network import Network
 from metamix_jax.nn.layers import QuantConv
@@ -81,12 +81,20 @@ def _norms_of_layers(nodes):
           if len(readers.get(layer, ())) == 1 and readers[layer][0]["op"] == "affine"}
 
 
-def _leaf(variables, collection, layer, name):
-  """Returns an array of a layer as float32 NumPy; None if the layer does not have it."""
+def _has_leaf(variables, collection, layer, name) -> bool:
+  """Tells whether a layer has an array."""
   node = variables.get(collection, {})
   for part in (*layer.split("/"), name):
     if part not in node:
-      return None
+      return False
+    node = node[part]
+  return True
+
+
+def _leaf(variables, collection, layer, name) -> np.ndarray:
+  """Returns an array of a layer as float32 NumPy."""
+  node = variables[collection]
+  for part in (*layer.split("/"), name):
     node = node[part]
   return np.asarray(node, np.float32)
 
@@ -130,12 +138,12 @@ def _offset_and_divisor(factor, addend):
 def _fold_quantizer(node, marked, variables, bits, network, arrays):
   layer = node["layer"]
   scheme, input_range = marked.modules[layer].scheme, marked.modules[layer].input_range
-  step_sizes = _leaf(variables, "step_sizes", layer, "activation")
-  if step_sizes is None or _leaf(variables, "step_sizes", layer, "weight") is None:
-    raise UserError(
-        f"layer {layer} has no step sizes of its {'input' if step_sizes is None else 'weights'}: the network was not "
-        "trained to stage B; only such a network can be exported.")
-  step_size = step_sizes[scheme.candidate_bits.index(bits[layer])]
+  for leaf, part in (("activation", "input"), ("weight", "weights")):
+    if not _has_leaf(variables, "step_sizes", layer, leaf):
+      raise UserError(
+          f"layer {layer} has no step sizes of its {part}: the network was not trained to stage B; only such a network "
+          "can be exported.")
+  step_size = _leaf(variables, "step_sizes", layer, "activation")[scheme.candidate_bits.index(bits[layer])]
   codes = code_range(bits[layer], input_range)
   node |= {
       "bits": bits[layer], "input_range": input_range, "step_size": float(step_size),
@@ -157,27 +165,27 @@ def _pixel_values(network, channels):
 def _fold_layer(node, marked, variables, bits, factor, addend, arrays):
   layer, module = node["layer"], marked.modules[node["layer"]]
   weight_bits = module.scheme.weight_bits
-  kernel, bias = (_leaf(variables, "params", layer, name) for name in ("kernel", "bias"))
+  kernel = _leaf(variables, "params", layer, "kernel")
   step_sizes = _leaf(variables, "step_sizes", layer, "weight")
   limit = np.float32(code_range(weight_bits, "signed").highest)
   codes = np.rint(np.clip(kernel / step_sizes, -limit, limit)).astype(np.int8)
   input_step = np.float64(
       _leaf(variables, "step_sizes", layer, "activation")[module.scheme.candidate_bits.index(bits[layer])])
   addend = np.broadcast_to(addend, step_sizes.shape) + (
-      0.0 if bias is None else bias.astype(np.float64) * factor)
+      _leaf(variables, "params", layer, "bias").astype(np.float64) * factor
+      if _has_leaf(variables, "params", layer, "bias") else 0.0)
   factor = input_step * step_sizes.astype(np.float64) * factor
   # In steps: what each code that lies inside of the image has too much.
   shift = input_shift(module.input_range) / input_step
   fields: dict[str, Any] = {}
+  excess = codes.sum(tuple(range(codes.ndim - 1)), dtype=np.float64)
   if isinstance(module, QuantConv):
     window = window_of_layer(module, (1, *node["input_shape"]))
-    for name, value in zip(("strides", "padding", "dilation"), window, strict=True):
-      fields[name] = [list(side) for side in value] if name == "padding" else list(value)
-    fields["groups"] = module.feature_group_count
-  if isinstance(module, QuantConv) and shift and np.any(window.padding):
-    excess, fields["rows"], fields["columns"] = _codes_inside(codes, node, window)
-  else:
-    excess = codes.sum(tuple(range(codes.ndim - 1)), dtype=np.float64)
+    fields |= {
+        "strides": list(window.strides), "padding": [list(sides) for sides in window.padding],
+        "dilation": list(window.dilation), "groups": module.feature_group_count}
+    if shift and np.any(window.padding):
+      excess, fields["rows"], fields["columns"] = _codes_inside(codes, node, window)
   offset, divisor, alive = _offset_and_divisor(factor, addend - shift * excess * factor)
   codes = np.where(alive, codes, np.int8(0))
   magnitudes = np.abs(codes.astype(np.int64)).sum(tuple(range(codes.ndim - 1)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from metamix_jax.errors import UserError
 from metamix_jax.export.evaluator import ELEMENTWISE
 from metamix_jax.export.tracing import MarkedPass
+from metamix_jax.nn.layers import QuantConv
 
 # Operations that return their input; calls of another jaxpr; both as JAX names them.
 IDENTITIES = ("copy", "copy_p", "optimization_barrier", "stop_gradient")
@@ -56,7 +58,7 @@ class Lowering:
   """
 
   def __init__(self, marked: MarkedPass):
-    self._network, self._batch = marked.network, marked.batch
+    self._network, self._batch, self._modules = marked.network, marked.batch, marked.modules
     self.nodes: list[dict[str, Any]] = [
         {"name": "pixels", "op": "image", "inputs": ["image"], "shape": list(marked.jaxpr.in_avals[0].shape[1:])}]
     self.arrays: dict[str, np.ndarray] = {}
@@ -159,13 +161,13 @@ class Lowering:
 
   def _refuse_batch(self, op):
     raise UserError(
-        f"network {self._network} moves, mixes or makes images in a batch ({op}), which cannot be exported; allowed are "
-        "operations that treat each image alone.")
+        f"network {self._network} moves, mixes or makes images in a batch ({op}), which cannot be exported; allowed "
+        "are operations that treat each image alone.")
 
   def _quantized_layer(self, params, shape, x):
     x, layer = self._whole(x), params["layer"]
     codes = self._add("quantize", [x.name], x.shape, name=f"{layer}/codes", layer=layer)
-    op = "conv" if len(shape) == 4 else "dense"
+    op = "conv" if isinstance(self._modules[layer], QuantConv) else "dense"
     return self._add(op, [codes.name], shape, name=layer, layer=layer, input_shape=list(x.shape[1:]))
 
   def _batch_norm(self, params, shape, x):
@@ -230,13 +232,13 @@ class Lowering:
     x = self._whole(x)
     if any(map(sum, padding)):
       x = self._add("pad", [x.name], (x.shape[0], *sizes, x.shape[3]), padding=[*padding, [0, 0]], value=0.0)
-    total = None
+    parts = []
     for tap in range(math.prod(window)):
       starts = [tap // window[1], tap % window[1]]
       limits = [start + (out - 1) * step + 1 for start, out, step in zip(starts, shape[1:3], strides, strict=True)]
-      taps = self._add("slice", [x.name], shape, starts=[*starts, 0], limits=[*limits, shape[3]], strides=[*strides, 1])
-      total = taps if total is None else self._elementwise("add", [total, taps], shape)
-    return total
+      parts.append(self._add(
+          "slice", [x.name], shape, starts=[*starts, 0], limits=[*limits, shape[3]], strides=[*strides, 1]))
+    return functools.reduce(lambda total, taps: self._elementwise("add", [total, taps], shape), parts)
 
   def _window(self, name, params):
     window, strides = params["window_dimensions"], params["window_strides"]

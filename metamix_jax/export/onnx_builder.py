@@ -79,10 +79,10 @@ class Builder:
     """Tells whether a value of the program is the constant 0."""
     return name in self._constants and not np.any(self._constants[name])
 
-  def per_channel(self, node: Node, name: str) -> str:
-    """Returns an array [C] or [H, W, C] of the program, in the shape that broadcasts over the node's value."""
+  def per_channel(self, name: str, layout: str) -> str:
+    """Returns an array [C] or [H, W, C] of the program, in the shape that broadcasts over a value of a layout."""
     array = self.program.arrays[name]
-    if self.layout(node["name"]) == CHANNELS_SECOND:
+    if layout == CHANNELS_SECOND:
       array = array.reshape(*(1,) * (3 - array.ndim), *array.shape).transpose(2, 0, 1)[None]
     return self.array(name, array)
 

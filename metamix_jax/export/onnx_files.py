@@ -75,7 +75,7 @@ def integer_run(
   def run(images):
     made = codes.run(names, {"image": images})
     return logits.run(["logits"], {"image": images})[0], {
-        node["layer"]: onnx_layers.codes_of_output(node, values)
+        node["layer"]: onnx_layers.codes_of_output(node, np.asarray(values))
         for node, values in zip(program.quantizers, made, strict=True)}
 
   return run
@@ -83,7 +83,7 @@ def integer_run(
 
 def _elementwise(builder: Builder, node: Node) -> None:
   if node["op"] == "max" and builder.is_zero(node["inputs"][1]):
-    _unary("Relu")(builder, node | {"inputs": node["inputs"][:1]})
+    _unary("Relu")(builder, {**node, "inputs": node["inputs"][:1]})
     return
   inputs, layout = builder.aligned(node)
   if node["op"] == "ne":
@@ -107,7 +107,7 @@ def _unary(kind: str) -> Callable[[Builder, Node], None]:
 
 def _affine(builder: Builder, node: Node) -> None:
   (x,), layout = builder.aligned(node)
-  offset, divisor = (builder.per_channel(node, node[field]) for field in ("offset", "divisor"))
+  offset, divisor = (builder.per_channel(node[field], layout) for field in ("offset", "divisor"))
   builder.define(node, builder.add("Div", [builder.add("Add", [x, offset]), divisor]), layout)
 
 
@@ -163,9 +163,10 @@ def _reshape(builder: Builder, node: Node) -> None:
   layout = builder.layout(node["inputs"][0]) if list(before[:2]) == [1, 1] else NATURAL
   x = builder.value(node["inputs"][0], layout)
   if len(after) == 3 and after[:2] == [1, 1]:
-    builder.define(node, builder.add("Reshape", [x, builder.integers([0, after[2], 1, 1])]), builder.layout(node["name"]))
+    layout, after = builder.layout(node["name"]), [after[2], 1, 1]
   else:
-    builder.define(node, builder.add("Reshape", [x, builder.integers([0, *after])]), NATURAL)
+    layout = NATURAL
+  builder.define(node, builder.add("Reshape", [x, builder.integers([0, *after])]), layout)
 
 
 def _transpose(builder: Builder, node: Node) -> None:

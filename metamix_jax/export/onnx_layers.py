@@ -134,11 +134,11 @@ def _integer_layer(builder: Builder, node: Node) -> None:
   else:
     sums = builder.add("MatMulInteger", [codes, weights, *zero_points])
   sums = builder.add("Cast", [sums], to=TensorProto.FLOAT)
-  offset = builder.per_channel(node, node["offset"])
+  offset = builder.per_channel(node["offset"], layout)
   if "rows" in node:
     for axis, field in ((2, "rows"), (3, "columns")):
       offset = builder.add("Gather", [offset, builder.integers(node[field])], axis=axis)
-  z = builder.add("Div", [builder.add("Add", [sums, offset]), builder.per_channel(node, node["divisor"])])
+  z = builder.add("Div", [builder.add("Add", [sums, offset]), builder.per_channel(node["divisor"], layout)])
   builder.define(node, z, layout)
 
 
@@ -157,19 +157,20 @@ def _scales(builder: Builder, node: Node) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def _float_layer(builder: Builder, node: Node, x: str, weights: str, bias: np.ndarray) -> None:
-  """Adds Conv or MatMul of dequantised values, and the bias."""
+  """Adds Conv or MatMul of dequantised values, and the bias behind it."""
+  # As an input of Conv, or as an Add that it fuses with MatMul, ONNX Runtime would round the bias to multiples of the
+  # product of both step sizes.
   if node["op"] == "dense":
     y = builder.add("MatMul", [x, weights])
-    builder.define(node, builder.add("Add", [y, builder.array(f"{node['layer']}/bias", bias)]), NATURAL)
-  elif bias.ndim == 1:
-    inputs = [x, weights, builder.array(f"{node['layer']}/bias", bias)]
-    builder.define(node, builder.add("Conv", inputs, **_window(node)), CHANNELS_SECOND)
-  else:
-    y = builder.add("Conv", [x, weights], **_window(node))
-    table = builder.array(f"{node['layer']}/bias", bias.transpose(2, 0, 1)[None])
+    builder.define(node, builder.add("Sub", [y, builder.array(f"{node['layer']}/negative_bias", -bias)]), NATURAL)
+    return
+  y = builder.add("Conv", [x, weights], **_window(node))
+  table = bias.reshape(*(1,) * (3 - bias.ndim), *bias.shape).transpose(2, 0, 1)[None]
+  addend = builder.array(f"{node['layer']}/bias", table)
+  if "rows" in node:
     for axis, field in ((2, "rows"), (3, "columns")):
-      table = builder.add("Gather", [table, builder.integers(node[field])], axis=axis)
-    builder.define(node, builder.add("Add", [y, table]), CHANNELS_SECOND)
+      addend = builder.add("Gather", [addend, builder.integers(node[field])], axis=axis)
+  builder.define(node, builder.add("Add", [y, addend]), CHANNELS_SECOND)
 
 
 def _qcdq_layer(builder: Builder, node: Node) -> None:

@@ -176,7 +176,8 @@ def describe(folder: pathlib.Path) -> str:
   return (
       f"G1: {g1['codes']:,} codes and the logits of {g1['images']} images are equal bit for bit: "
       f"{'; '.join(g1['compared'])}.\n"
-      f"G2: {g2['different_codes']} of {g2['codes']:,} codes differ from fake quantisation layer by layer; x / s is at "
-      f"most {g2['largest_distance_in_steps']:.2g} steps away.\n"
-      f"G3: {g3['equal_predictions']} of {g3['images']} predictions are equal; top-1 {g3['top1']:.2f} %, fake-quantised "
-      f"{g3['fake_quantized_top1']:.2f} %.\n{sizes}\nWritten: {folder}")
+      f"G2: {g2['different_codes']} of {g2['codes']:,} codes differ from fake quantisation layer by layer; x / s is "
+      f"at most {g2['largest_distance_in_steps']:.2g} steps away.\n"
+      f"G3: {g3['equal_predictions']} of {g3['images']} predictions are equal; top-1 {g3['top1']:.2f} %, "
+      f"fake-quantised {g3['fake_quantized_top1']:.2f} %.\n{sizes}\nWritten: {folder}"
+  )

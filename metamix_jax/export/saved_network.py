@@ -67,8 +67,8 @@ def read(workdir: pathlib.Path, target: float | None = None) -> SavedNetwork:
   checkpoints = workdir / "checkpoints"
   if not (checkpoints / f"{phase}.json").exists():
     raise UserError(
-        f"{workdir} was not trained to stage B for the target {format_target(chosen)} GBOPs ({checkpoints / phase}.json "
-        "is not there): its weights are not quantised; finish the run first.")
+        f"{workdir} was not trained to stage B for the target {format_target(chosen)} GBOPs: "
+        f"{checkpoints / phase}.json is not there, and the weights are not quantised; finish the run first.")
 
   from metamix_jax import data  # Here, because TensorFlow takes seconds to load.
   source = data.open_source(config, 0, 1)

@@ -128,7 +128,8 @@ def _exact_sums(node: Node, codes: Array, linear: Callable[[Array], Array]) -> A
 
 def _conv(node, arrays, codes):
   kernel = jnp.asarray(arrays[node["kernel"]]).astype(jnp.float32)
-  window = Window(tuple(node["strides"]), tuple(map(tuple, node["padding"])), tuple(node["dilation"]))
+  (top, bottom), (left, right) = node["padding"]
+  window = Window(tuple(node["strides"]), ((top, bottom), (left, right)), tuple(node["dilation"]))
 
   def convolution(depthwise):
     return lambda x: convolve(x, kernel, window, node["groups"], depthwise)
@@ -174,6 +175,11 @@ def _slice(node, arrays, x):
       node["starts"], node["limits"], node["strides"], strict=True)))]
 
 
+def _concatenate(node, arrays, *inputs: Array):
+  del arrays
+  return jnp.concatenate(inputs, node["axis"])
+
+
 # As evaluator.OPERATIONS.
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     name: lambda node, arrays, *inputs, function=function: function(*inputs) for name, function in {
@@ -190,7 +196,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "reshape": lambda node, arrays, x: x.reshape(x.shape[0], *node["shape"]),
     "transpose": lambda node, arrays, x: x.transpose(node["permutation"]),
     "broadcast": lambda node, arrays, x: jnp.broadcast_to(x, (x.shape[0], *node["shape"])),
-    "concatenate": lambda node, arrays, *inputs: jnp.concatenate(inputs, node["axis"]),
+    "concatenate": _concatenate,
     "pad": lambda node, arrays, x: jnp.pad(
         x, ((0, 0), *map(tuple, node["padding"])), constant_values=np.float32(node["value"])),
 }

@@ -1,4 +1,4 @@
-"""From a user's own network to a program: every operation between layers, and a sentence for what cannot be exported."""
+"""From a user's own network to a program: each operation between layers; a sentence for what cannot be exported."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""From a run's folder to DIR/export: what is written, what is refused in a sentence, and that nothing is left behind."""
+"""From a run's folder to DIR/export: what is written, what is a sentence, and that nothing stays behind."""
 
 import errno
 import hashlib
@@ -8,7 +8,6 @@ import pathlib
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 import metamix_jax
@@ -171,4 +170,4 @@ def test_the_command_says_a_mistake_in_one_sentence(tmp_path):
       cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
   assert result.returncode == 2
   assert result.stderr == f"export: {tmp_path} is not the folder of a run: it has no config.json.\n"
-  assert np.all([not list(tmp_path.iterdir())])
+  assert not list(tmp_path.iterdir())

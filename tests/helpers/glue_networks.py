@@ -48,8 +48,25 @@ GLUE = {
 }
 
 
+class Perceptron(nn.Module):
+  """Dense layers alone, one of them over [N, H, W, C]."""
+
+  num_classes: int
+  scheme: QuantizationScheme
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    x = nn.relu(QuantDense(self.scheme.fixed, "signed", 8, name="stem")(images))
+    x = nn.relu(QuantDense(self.scheme, "unsigned", 16, name="hidden")(x.reshape(x.shape[0], -1)))
+    x = self.scheme.batch_norm(momentum=0.9, epsilon=1e-5)(
+        QuantDense(self.scheme, "unsigned", 16, name="normalised")(x), train=train)
+    return QuantDense(self.scheme.fixed, "unsigned", self.num_classes, name="classifier")(nn.relu(x))
+
+
 def glue_network(glue, bits=8):
-  """Makes a random network with one of GLUE."""
+  """Makes a random network with one of GLUE, or "perceptron"."""
+  if glue == "perceptron":
+    return random_network("tests.helpers.glue_networks:Perceptron", {}, SHAPE, bits=bits)
   return random_network("tests.helpers.glue_networks:Glue", {"glue": glue}, SHAPE, bits=bits)
 
 

@@ -218,6 +218,28 @@ def test_an_evaluation_step_counts_what_the_mask_leaves(network, meta, batch):
     np.testing.assert_allclose(on_halves[name], [value] * 2, rtol=1e-6)
 
 
+def test_scores_of_each_image(network, meta, batch):
+  scores = jax.jit(steps.image_scores_step)(meta.without_optimizer(), FULL_PRECISION, batch)
+  logits = np.asarray(forward(meta, batch["image"])[0])
+  assert scores.keys() == {"correct", "loss"}
+  np.testing.assert_array_equal(scores["correct"], logits.argmax(-1) == batch["label"])
+  np.testing.assert_allclose(
+      scores["loss"], -np.log(softmax(logits)[np.arange(BATCH), batch["label"]]), rtol=1e-4, atol=1e-5)
+
+
+def test_an_input_range_step_measures_in_evaluation_mode_over_all_replicas(network, meta, batch):
+  inputs = forward(meta, batch["image"])[1]
+  half = meta.replace(network=dataclasses.replace(network, dtype="bfloat16"))  # It measures in float32.
+  for function, state in (on_one, meta), (on_one, half), (on_two, meta):
+    ranges = function(steps.input_range_step)(state, batch)
+    assert ranges.keys() == {"minimum", "mean_magnitude"} and ranges["minimum"].keys() == inputs.keys()
+    for name, x in inputs.items():
+      np.testing.assert_allclose(ranges["minimum"][name], np.broadcast_to(x.min(), ranges["minimum"][name].shape),
+                                 rtol=1e-5, atol=1e-6)
+      np.testing.assert_allclose(
+          ranges["mean_magnitude"][name], np.broadcast_to(np.abs(x).mean(), ranges["minimum"][name].shape), rtol=1e-5)
+
+
 def test_a_calibration_step_measures_the_input_of_each_layer(network, meta, batch):
   """In training mode: batch norm normalises by the batch; in full precision and float32, whatever else the run uses."""
   half = dataclasses.replace(network, dtype="bfloat16")

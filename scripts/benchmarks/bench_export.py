@@ -1,0 +1,71 @@
+#!/usr/bin/env python
+"""Times the files of an export beside the run's own evaluation, on this machine's CPU.
+
+  python scripts/benchmarks/bench_export.py runs/digits
+
+It reads DIR/export and prints the median milliseconds of one call at each batch size, over --repeats calls, on noise
+images. "float32" is the network of the run without quantisers, "fake-quantised" its evaluation; both compiled by JAX.
+"""
+
+import statistics
+import time
+
+from absl import app, flags
+from absl import logging as absl_logging
+import jax
+import numpy as np
+import onnxruntime
+
+from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.errors import UserError
+from metamix_jax.export import evaluator, saved_network, stablehlo
+from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
+from metamix_jax.records.paths import local_folder
+
+_BATCHES = flags.DEFINE_list("batches", ["1", "32"], "Batch sizes.")
+_REPEATS = flags.DEFINE_integer("repeats", 30, "Calls that are timed, after one that is not.")
+
+
+def milliseconds(call, images):
+  """Returns the median time of a call."""
+  call(images)
+  times = []
+  for _ in range(_REPEATS.value):
+    start = time.perf_counter()
+    call(images)
+    times.append(1000 * (time.perf_counter() - start))
+  return statistics.median(times)
+
+
+@exit_on_user_error("bench_export")
+def main(argv):
+  """Prints one line for each file."""
+  absl_logging.set_verbosity(absl_logging.FATAL)
+  if len(argv) != 2:
+    raise UserError(f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run that was exported.")
+  workdir = local_folder(argv[1])
+  folder = workdir / "export"
+  saved = saved_network.read(workdir)
+  network, variables = saved.network, dict(saved.variables)
+  unquantized = variables | {"step_sizes": {}, "precision": FULL_PRECISION}
+  quantized = variables | {"precision": assigned_precision(network.layers, saved.bits)}
+  evaluate = jax.jit(lambda variables, images: network.apply(variables, images, train=False)[0])
+  exported = stablehlo.load((folder / "stablehlo.bin").read_bytes())
+  calls = {
+      "float32, JAX": lambda images: jax.block_until_ready(evaluate(unquantized, images)),
+      "fake-quantised, JAX": lambda images: jax.block_until_ready(evaluate(quantized, images)),
+      "stablehlo.bin, JAX": lambda images: jax.block_until_ready(exported(images))}
+  for name in ("integer.onnx", "qcdq.onnx"):
+    session = onnxruntime.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"])
+    calls[f"{name}, ONNX Runtime"] = lambda images, session=session: session.run(None, {"image": images})
+  program = evaluator.load(folder)
+  calls["program.npz, NumPy"] = lambda images: evaluator.evaluate(program, images)
+  rng = np.random.default_rng(0)
+  batches = [rng.integers(0, 256, (int(size), *saved.image_shape), dtype=np.uint8) for size in _BATCHES.value]
+  print(f"{'milliseconds':28}" + "".join(f"{f'batch {len(images)}':>12}" for images in batches))
+  for name, call in calls.items():
+    print(f"{name:28}" + "".join(f"{milliseconds(call, images):12.2f}" for images in batches), flush=True)
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=flags_parser("bench_export"))
