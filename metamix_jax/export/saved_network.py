@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from metamix_jax import config as config_rules
 from metamix_jax.errors import UserError
@@ -18,6 +17,7 @@ from metamix_jax.models.network import Network
 from metamix_jax.records.names import format_target, name_for_target, targets
 from metamix_jax.records.paths import expand_paths
 from metamix_jax.records.results import BitSelection, parse_results
+from metamix_jax.records.saved_arrays import restore, words_of
 from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.training.context import build_networks
 
@@ -124,8 +124,6 @@ def _restore_phase(path, network, image_shape):
     node["weight"] = jax.ShapeDtypeStruct(kernel["kernel"].shape[-1:], jnp.float32)
   tree = {"weights": like["params"], "batch_stats": like.get("batch_stats", {}), "step_sizes": step_sizes}
   try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      return jax.tree.map(np.asarray, checkpointer.restore(path.absolute(), tree))
+    return jax.tree.map(np.asarray, restore(path.absolute(), tree))
   except Exception as error:  # Orbax and TensorStore raise several types for missing and damaged files.
-    raise UserError(
-        f"{path} cannot be read ({str(error).splitlines()[0]}); it is damaged, or of another network.") from error
+    raise UserError(f"{path} cannot be read ({words_of(error)}); it is damaged, or of another network.") from error

@@ -16,6 +16,10 @@ from metamix_jax.errors import UserError
 from metamix_jax.records import multihost
 
 
+class DifferentTree(Exception):
+  """Says in which leaf a saved tree differs from the one that is needed."""
+
+
 def own_process() -> ocp.options.MultiprocessingOptions:
   """Returns Orbax's options for this process alone: no call waits for another process, which may not come."""
   index = jax.process_index()
@@ -45,6 +49,33 @@ def find_difference(folder: pathlib.Path, like: Any) -> str | None:
   return None
 
 
+def restore(folder: pathlib.Path, like: Any) -> Any:
+  """Restores a tree as host arrays, in this process.
+
+  Args:
+    folder: an Orbax checkpoint of the tree.
+    like: a tree with the names, shapes and dtypes that it must have.
+
+  Raises:
+    DifferentTree: the saved tree has others. Orbax and TensorStore raise several types for missing and damaged files.
+  """
+  like = jax.device_get(like)
+  try:
+    with ocp.StandardCheckpointer(multiprocessing_options=own_process()) as checkpointer:
+      tree = checkpointer.restore(folder, like)
+  except ValueError as error:
+    if "structure" not in str(error).lower():  # Orbax's word where the names differ.
+      raise
+    difference = find_difference(folder, like)
+    if difference is None:
+      raise
+  else:
+    difference = find_difference(folder, like)
+  if difference is not None:
+    raise DifferentTree(difference)
+  return tree
+
+
 def restore_everywhere(folder: pathlib.Path, like: Any, read_rest: Callable[[], Any]) -> tuple[tuple | None, str]:
   """Restores a tree and what was saved beside it, in every process or in none.
 
@@ -59,20 +90,16 @@ def restore_everywhere(folder: pathlib.Path, like: Any, read_rest: Callable[[], 
   Raises:
     UserError: the saved tree has other names, shapes or dtypes; in every process.
   """
-  restored = difference = error = None
-  like = jax.device_get(like)
-  try:
-    difference = find_difference(folder, like)
-    if difference is None:
-      with ocp.StandardCheckpointer(multiprocessing_options=own_process()) as checkpointer:
-        restored = checkpointer.restore(folder, like), read_rest()
-  except Exception as caught:  # Orbax and TensorStore raise several types for missing and damaged files.
-    error = caught
+  restored = error = None
   with multihost.failing_together():
-    if difference is not None:
+    try:
+      restored = restore(folder, like), read_rest()
+    except DifferentTree as difference:
       raise UserError(
           f"{folder} is of another network or another version of its code: {difference}; bring the earlier network"
-          " back, or choose another workdir.")
+          " back, or choose another workdir.") from difference
+    except Exception as caught:  # See `restore`.
+      error = caught
   if multihost.total(int(error is not None)):
     return None, "another process could not read it" if error is None else words_of(error)
   return restored, ""

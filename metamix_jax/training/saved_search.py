@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 
 from metamix_jax.errors import UserError
 from metamix_jax.records.alpha import BIT_SELECTION, check_saved_search, read_alpha
-from metamix_jax.records.saved_arrays import find_difference, own_process, words_of
+from metamix_jax.records.saved_arrays import DifferentTree, restore, words_of
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.state import MetaState, create_meta_state
 
@@ -93,13 +92,9 @@ def _load(context, folder, start):
   meta: Any = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(start))
   like = {"weights": meta.weights, "step_sizes": meta.step_sizes, "batch_stats": meta.batch_stats}
   try:
-    difference = find_difference(folder, like)
-    if difference is not None:
-      raise UserError(f"{folder} is of another network: {difference}.")
-    with ocp.StandardCheckpointer(multiprocessing_options=own_process()) as checkpointer:
-      saved = checkpointer.restore(folder, like)
-  except UserError:
-    raise
+    saved = restore(folder, like)
+  except DifferentTree as difference:
+    raise UserError(f"{folder} is of another network: {difference}.") from difference
   except Exception as error:  # Orbax and TensorStore raise several types for missing and damaged trees.
     raise UserError(f"{folder} cannot be read ({words_of(error)}); it is damaged.") from error
   return context.replicate(meta.replace(**saved, seed=np.uint32(context.config.seed)))

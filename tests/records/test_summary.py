@@ -46,7 +46,7 @@ def test_network_facts(run):
   config, layers, _ = run
   content = json.loads(json.dumps(summary.describe_network(config, layers)))
   assert (content["network"], content["image_size"]) == ("mobilenet_v2", 8)
-  assert len(content["layers"]) == len(layers) == 7
+  assert len(content["layers"]) == len(layers) == 8
   for entry, layer in zip(content["layers"], layers, strict=True):
     assert entry == json.loads(json.dumps(dataclasses.asdict(layer))) | {"searched": layer.searched}
 
