@@ -4,19 +4,14 @@ The slow tests are the same with thousands of random files: scripts/test.sh -m s
 """
 
 import json
-import shutil
 
 from hypothesis import given
 from hypothesis import strategies as st
-import jax
-import numpy as np
 import pytest
 
 from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import LayerCost
-from metamix_jax.records.checkpoints import PhaseCheckpoints, StepCheckpoints
-from metamix_jax.records.clock import Clock
 from metamix_jax.records.metrics_file import MetricsFile
 from metamix_jax.records.selected_bits import read_selected_bits, write_selected_bits
 from metamix_jax.records.workdir import check_data, read_saved_config
@@ -200,6 +195,7 @@ def test_files_of_a_report_with_any_damage_at_length(finished, data):
   check_report(finished, name, data.draw(damaged((finished / name).read_bytes())))
 
 
+<<<<<<< HEAD
 # DIR/checkpoints: the numbers of some step, exactly, or none.
 
 
@@ -267,6 +263,8 @@ def test_a_finished_phase_cut_in_each_of_its_files(tmp_path):
       (tmp_path / name).write_bytes(content)
 
 
+=======
+>>>>>>> bites
 # Config files.
 
 CONFIG = '''from metamix_jax.config_file import load_config
