@@ -63,7 +63,7 @@ def test_a_checkpoint_cut_at_every_byte(steps):
 def test_a_finished_phase_cut_in_each_of_its_files(tmp_path):
   """Its numbers, exactly, or none; what cannot be read is set aside, not deleted."""
   checkpoints = PhaseCheckpoints(tmp_path / "checkpoints")
-  checkpoints.save("stage_a", state_of(3), {"seconds": 1.0})
+  checkpoints.save("stage_a", state_of(3), {"best": None, "seconds": 1.0})
   names = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
   for name in names:
     content = (tmp_path / name).read_bytes()
@@ -71,7 +71,7 @@ def test_a_finished_phase_cut_in_each_of_its_files(tmp_path):
     restored = checkpoints.restore("stage_a", state_of(0))
     if restored is None:
       assert (tmp_path / "checkpoints" / "stage_a.unreadable").is_dir()
-      checkpoints.save("stage_a", state_of(3), {"seconds": 1.0})
+      checkpoints.save("stage_a", state_of(3), {"best": None, "seconds": 1.0})
     else:
       jax.tree.map(np.testing.assert_array_equal, restored[0], state_of(3))
       (tmp_path / name).write_bytes(content)
