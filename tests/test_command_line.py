@@ -95,10 +95,13 @@ def test_an_empty_flag_is_no_file_and_no_folder(command, sentence):
   assert result.returncode == 2 and result.stderr.count("\n") == 1 and result.stderr.startswith(sentence), result
 
 
-def test_a_current_folder_that_was_deleted(tmp_path):
-  (tmp_path / "gone").mkdir()
-  result = subprocess.run(
-      ["bash", "-c", f"cd {tmp_path}/gone && rmdir ../gone && exec {sys.executable} {ROOT}/scripts/bops.py --config=x"],
-      capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
-  assert result.returncode == 2 and result.stderr.endswith(
-      "bops: the current folder was deleted; change to another one.\n"), result
+def test_a_current_folder_that_was_deleted(monkeypatch, capsys):
+  def getcwd():
+    raise FileNotFoundError(2, "No such file or directory")
+
+  monkeypatch.setattr(os, "getcwd", getcwd)
+  with pytest.raises(SystemExit) as ended:
+    command_line.flags_parser("bops")(["bops"])
+  monkeypatch.undo()
+  assert ended.value.code == 2
+  assert capsys.readouterr().err == "bops: the current folder was deleted; change to another one.\n"

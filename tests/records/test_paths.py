@@ -40,7 +40,7 @@ def test_other_folders_are_as_they_are_written(text, folder, home):
 
 
 def test_an_empty_flag_is_no_folder():
-  with pytest.raises(UserError, match="^--workdir is empty; it must be a folder.$"):
+  with pytest.raises(UserError, match="^the name of the workdir is empty; it must be a folder.$"):
     local_folder("")
 
 
