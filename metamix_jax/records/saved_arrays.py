@@ -64,13 +64,12 @@ def restore(folder: pathlib.Path, like: Any) -> Any:
     with ocp.StandardCheckpointer(multiprocessing_options=own_process()) as checkpointer:
       tree = checkpointer.restore(folder, like)
   except ValueError as error:
-    if "structure" not in str(error).lower():  # Orbax's word where the names differ.
-      raise
-    difference = find_difference(folder, like)
+    # Orbax's word where the names differ.
+    difference = find_difference(folder, like) if "structure" in str(error).lower() else None
     if difference is None:
       raise
-  else:
-    difference = find_difference(folder, like)
+    raise DifferentTree(difference) from error
+  difference = find_difference(folder, like)
   if difference is not None:
     raise DifferentTree(difference)
   return tree
