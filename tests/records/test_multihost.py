@@ -47,6 +47,7 @@ def run_case(case, folder):
   finally:
     for process in processes:
       process.kill()
+      process.communicate()
   return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
 
 
