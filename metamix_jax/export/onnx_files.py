@@ -206,7 +206,8 @@ def _pad(builder: Builder, node: Node) -> None:
 # As evaluator.OPERATIONS, but for those that a spelling defines: image, lookup, quantize, conv, dense.
 _OPERATIONS: dict[str, Callable[[Builder, Node], None]] = dict.fromkeys([*_BINARY, "ne"], _elementwise) | {
     "select": _select, "neg": _unary("Neg"), "abs": _unary("Abs"), "affine": _affine, "sum": _sum,
-    "reduce_max": lambda builder, node: _reduce(builder, node, "ReduceMax"), "max_pool": _max_pool, "reshape": _reshape, "transpose": _transpose,
+    "reduce_max": lambda builder, node: _reduce(builder, node, "ReduceMax"),
+    "max_pool": _max_pool, "reshape": _reshape, "transpose": _transpose,
     "broadcast": _broadcast, "concatenate": _concatenate, "slice": _slice, "pad": _pad,
     "constant": lambda builder, node: None,  # Defined where it is used.
 }
