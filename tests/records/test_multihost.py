@@ -43,7 +43,7 @@ def run_case(case, folder):
       [sys.executable, "-m", "tests.helpers.failing_processes", case, str(process), "2", str(port), str(folder)],
       cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for process in range(2)]
   try:
-    texts = [process.communicate(timeout=150) for process in processes]
+    texts = [process.communicate(timeout=600) for process in processes]
   finally:
     for process in processes:
       process.kill()
