@@ -107,7 +107,21 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
     lines += [
         f"Against {name}: {', '.join(f'{found.count(word)} {word}' for word in ('better', 'equal', 'worse'))}."
         for name, found in verdicts.items()]
+    lines.append(f"Layers with the same bits in all searches for a target: {_agreement(entries)}.")
   return "\n".join(lines) + "\n"
+
+
+def _agreement(entries):
+  """Returns "21 of 21 (0.07 GBOPs), ..." of all targets."""
+  by_target = {}
+  for entry in entries:
+    for target in entry["targets"]:
+      by_target.setdefault(target["target_gbops"], []).append(target["bits"])
+  parts = []
+  for target, assignments in by_target.items():
+    agreed = sum(len({bits[name] for bits in assignments}) == 1 for name in assignments[0])
+    parts.append(f"{agreed} of {len(assignments[0])} ({target:g} GBOPs)")
+  return ", ".join(parts)
 
 
 def verdict(low: float, high: float) -> str:

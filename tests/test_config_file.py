@@ -177,7 +177,7 @@ def test_a_config_file_that_raises_keeps_its_file_and_line(parse, tmp_path, stat
 
 @pytest.mark.parametrize("config, sentence", [
     ("nowhere.py", "test: the config file 'nowhere.py' cannot be read: No such file or directory.\n"),
-    ("", "test: the config file '' cannot be read: "),
+    ("", "test: the path of the config file is empty; it must be a Python file with get_config()."),
     (f"{ROOT}/configs/imagenet.py:resnet19", "test: --config=configs/imagenet.py:resnet19 is not an experiment; "),
 ])
 def test_a_mistake_that_a_config_file_names_is_one_sentence(parse, capsys, config, sentence):

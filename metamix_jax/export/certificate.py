@@ -54,7 +54,8 @@ class LayerComparison:
     self.different_codes += int(different.sum())
     self.largest_code_difference = max(self.largest_code_difference, int(differences.max()))
     if steps is not None:
-      self.largest_distance = max(self.largest_distance, float(np.abs(steps - expected_steps).max()))
+      distance = np.abs(steps - expected_steps).max()
+      self.largest_distance = float(np.maximum(self.largest_distance, distance))  # Not a number stays one.
     if different.any():
       away = np.abs(expected_steps[different] - np.floor(expected_steps[different]) - 0.5)
       self.farthest_from_tie = max(self.farthest_from_tie, float(away.max()))
@@ -70,7 +71,18 @@ class LayerComparison:
     return None
 
 
-def certify(
+def certify(*arguments: Any, **kwargs: Any) -> dict[str, Any]:
+  """Returns the certificate of `measure`.
+
+  Raises:
+    NotCertified: a promise does not hold; the sentence names it, and the layer.
+  """
+  proof = measure(*arguments, **kwargs)
+  check(proof)
+  return proof
+
+
+def measure(
     program: Program, network: Network, variables: Mapping[str, Any], bits: Mapping[str, int],
     images: Iterable[tuple[np.ndarray, np.ndarray]], runs: Mapping[str, Run], num_exact: int | None = None,
 ) -> dict[str, Any]:
@@ -89,7 +101,7 @@ def certify(
     The certificate, as in certificate.json.
 
   Raises:
-    NotCertified: a promise does not hold; the sentence names it and the layer.
+    NotCertified: G1 does not hold.
   """
   reference = fake_quantized_pass(program, network, variables, bits)
   # One program for the network as it is and layer by layer: compiling takes longer than running.
@@ -110,14 +122,7 @@ def certify(
     equal += int(np.sum(predicted == expected))
     correct += int(np.sum(predicted == labels))
     expected_correct += int(np.sum(expected == labels))
-  for layer, comparison in layers.items():
-    if broken := comparison.broken_promise():
-      raise NotCertified(f"G2 does not hold: at the input of layer {layer}, {broken}.")
   top1, expected_top1 = (100 * count / num_images for count in (correct, expected_correct))
-  if equal < LEAST_EQUAL * num_images or abs(top1 - expected_top1) > LARGEST_TOP1_DIFFERENCE:
-    raise NotCertified(
-        f"G3 does not hold: {equal} of {num_images} predictions equal those of fake quantisation (top-1 {top1:.2f} and "
-        f"{expected_top1:.2f} %); allowed are {LEAST_EQUAL:.1%} and {LARGEST_TOP1_DIFFERENCE} points.")
   return {
       "g1": {"compared": ["NumPy evaluator", *runs], "images": exact_images, "codes": exact_codes,
              "different_codes": 0, "different_logits": 0},
@@ -130,6 +135,20 @@ def certify(
           "layers": {name: dataclasses.asdict(layer) for name, layer in layers.items()}},
       "g3": {"images": num_images, "equal_predictions": equal, "top1": top1, "fake_quantized_top1": expected_top1},
       "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__}}
+
+
+def check(proof: Mapping[str, Any]) -> None:
+  """Raises NotCertified if a certificate does not keep G2 or G3; the sentence names the promise and the layer."""
+  for layer, values in proof["g2"]["layers"].items():
+    if broken := LayerComparison(**values).broken_promise():
+      raise NotCertified(f"G2 does not hold: at the input of layer {layer}, {broken}.")
+  g3 = proof["g3"]
+  if g3["equal_predictions"] < LEAST_EQUAL * g3["images"] or (
+      abs(g3["top1"] - g3["fake_quantized_top1"]) > LARGEST_TOP1_DIFFERENCE):
+    raise NotCertified(
+        f"G3 does not hold: {g3['equal_predictions']} of {g3['images']} predictions equal those of fake quantisation "
+        f"(top-1 {g3['top1']:.2f} and {g3['fake_quantized_top1']:.2f} %); allowed are {LEAST_EQUAL:.1%} and "
+        f"{LARGEST_TOP1_DIFFERENCE} points.")
 
 
 def compare_exactly(program: Program, images: np.ndarray, runs: Mapping[str, Run]) -> int:

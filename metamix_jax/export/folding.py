@@ -116,7 +116,7 @@ def _fold_norm(node, marked, variables, arrays):
         f"batch norm {node['layer']} has the scale 0 in channel {channel} and follows no quantised layer alone, so "
         "nothing can take it up; such a network cannot be exported.")
   offset, divisor, _ = _offset_and_divisor(factor, addend)
-  return node | _store(arrays, node["name"], offset=offset, divisor=divisor)
+  return node | _store(arrays, node["layer"], offset=offset, divisor=divisor)
 
 
 def _offset_and_divisor(factor, addend):

@@ -168,10 +168,11 @@ class Lowering:
     x, layer = self._whole(x), params["layer"]
     codes = self._add("quantize", [x.name], x.shape, name=f"{layer}/codes", layer=layer)
     op = "conv" if isinstance(self._modules[layer], QuantConv) else "dense"
-    return self._add(op, [codes.name], shape, name=layer, layer=layer, input_shape=list(x.shape[1:]))
+    # With a slash, so that no layer takes the name of another operation or of the image.
+    return self._add(op, [codes.name], shape, name=f"{layer}/output", layer=layer, input_shape=list(x.shape[1:]))
 
   def _batch_norm(self, params, shape, x):
-    return self._add("affine", [self._whole(x).name], shape, name=params["layer"], layer=params["layer"])
+    return self._add("affine", [self._whole(x).name], shape, name=f"{params['layer']}/output", layer=params["layer"])
 
   def _reshape(self, params, shape, x):
     del params

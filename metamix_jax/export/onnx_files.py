@@ -116,10 +116,8 @@ def _sum(builder: Builder, node: Node) -> None:
   shape, axes = builder.shape(node["inputs"][0]), node["axes"]
   layout = builder.layout(node["inputs"][0])
   x = builder.value(node["inputs"][0], layout)
-  places = [moved_axis(axis, layout) for axis in axes]
   if not builder.exact:
-    y = builder.add("ReduceSum", [x, builder.integers(places)], keepdims=0)
-    builder.define(node, y, NATURAL)
+    _reduce(builder, node, "ReduceSum")
     return
   rest = [axis for axis in range(len(shape) + 1) if axis not in axes]
   order = [moved_axis(axis, layout) for axis in (*rest, *axes)]
@@ -139,10 +137,11 @@ def _sum(builder: Builder, node: Node) -> None:
   builder.define(node, builder.add("Reshape", [x, builder.integers([0, *node["shape"]])]), NATURAL)
 
 
-def _reduce_max(builder: Builder, node: Node) -> None:
+def _reduce(builder: Builder, node: Node, kind: str) -> None:
+  """Adds a reduction over axes, and brings the axes that are left into the program's order."""
   layout = builder.layout(node["inputs"][0])
   axes = [moved_axis(axis, layout) for axis in node["axes"]]
-  y = builder.add("ReduceMax", [builder.value(node["inputs"][0], layout), builder.integers(axes)], keepdims=0)
+  y = builder.add(kind, [builder.value(node["inputs"][0], layout), builder.integers(axes)], keepdims=0)
   kept = [moved_axis(axis, layout) for axis in range(len(builder.shape(node["inputs"][0])) + 1)
           if axis not in node["axes"]]
   if kept != sorted(kept):
@@ -207,7 +206,8 @@ def _pad(builder: Builder, node: Node) -> None:
 # As evaluator.OPERATIONS, but for those that a spelling defines: image, lookup, quantize, conv, dense.
 _OPERATIONS: dict[str, Callable[[Builder, Node], None]] = dict.fromkeys([*_BINARY, "ne"], _elementwise) | {
     "select": _select, "neg": _unary("Neg"), "abs": _unary("Abs"), "affine": _affine, "sum": _sum,
-    "reduce_max": _reduce_max, "max_pool": _max_pool, "reshape": _reshape, "transpose": _transpose,
+    "reduce_max": lambda builder, node: _reduce(builder, node, "ReduceMax"),
+    "max_pool": _max_pool, "reshape": _reshape, "transpose": _transpose,
     "broadcast": _broadcast, "concatenate": _concatenate, "slice": _slice, "pad": _pad,
     "constant": lambda builder, node: None,  # Defined where it is used.
 }

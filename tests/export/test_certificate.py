@@ -99,8 +99,8 @@ def test_each_promise_about_codes_can_be_broken():
   for made, made_steps, expected_steps, words in [
       (codes, steps, steps, None),
       (codes, steps + np.float32(2**-11), steps, "x / s differs by 0.000488 steps"),
-      (np.where(np.arange(20_000) == 0, 4, codes), steps, near, "a code differs by 2"),
-      (np.where(np.arange(20_000) == 3, 3, codes), steps, near, "away from a tie"),
+      (np.where(np.arange(20_000) == 0, 4, codes), near, near, "a code differs by 2"),
+      (np.where(np.arange(20_000) == 3, 3, codes), near, near, "away from a tie"),
       (np.where(np.arange(20_000) < 2, 3, codes), near, near, None),
       (np.where(np.arange(20_000) < 3, 3, codes), near, near, "3 of 20000 codes differ"),
       (codes, steps * np.float32(np.nan), steps, "x / s differs by nan"),

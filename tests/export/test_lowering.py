@@ -26,7 +26,7 @@ def test_what_stands_between_layers_is_exported(glue):
   result = evaluator.evaluate(made, images)
 
   norm = network.variables["params"]["norm"], network.variables["batch_stats"]["norm"]
-  stem, = (node for node in made.nodes if node["name"] == "stem")
+  stem, = (node for node in made.nodes if node["name"] == "stem/output")
   x = evaluator.conv(stem, made.arrays, result.codes["stem"])
   assert norm[0]["scale"][0] == 0 and np.all(x[..., 0] == norm[0]["bias"][0])
   node = next(node for node in made.quantizers if node["layer"] == "middle")
@@ -84,7 +84,7 @@ def test_a_channel_that_batch_norm_ends_is_a_constant():
   kernel = made.arrays["stem/kernel"]
   assert not kernel[..., :2].any() and kernel[..., 2].any() and kernel[..., 3].any()
   images = noise(np.random.default_rng(0), 2, SHAPE)
-  stem, = (node for node in made.nodes if node["name"] == "stem")
+  stem, = (node for node in made.nodes if node["name"] == "stem/output")
   x = evaluator.conv(stem, made.arrays, evaluator.evaluate(made, images).codes["stem"])
   np.testing.assert_array_equal(x[..., :2], np.broadcast_to(
       network.variables["params"]["norm"]["bias"][:2], x[..., :2].shape))

@@ -3,6 +3,7 @@
 The slow test cuts at every byte: scripts/test.sh -m slow tests/records/test_damaged_checkpoints.py
 """
 
+import itertools
 import shutil
 
 import jax
@@ -62,16 +63,16 @@ def test_a_checkpoint_cut_at_every_byte(steps):
 
 def test_a_finished_phase_cut_in_each_of_its_files(tmp_path):
   """Its numbers, exactly, or none; what cannot be read is set aside, not deleted."""
-  checkpoints = PhaseCheckpoints(tmp_path / "checkpoints")
-  checkpoints.save("stage_a", state_of(3), {"best": None, "seconds": 1.0})
-  names = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-  for name in names:
-    content = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(content[:len(content) // 2])
+  for number in itertools.count():
+    checkpoints = PhaseCheckpoints(tmp_path / str(number))
+    checkpoints.save("stage_a", state_of(3), {"best": None, "seconds": 1.0})
+    files = sorted(path for path in checkpoints.folder.rglob("*") if path.is_file())
+    if number == len(files):
+      break
+    files[number].write_bytes(files[number].read_bytes()[:files[number].stat().st_size // 2])
     restored = checkpoints.restore("stage_a", state_of(0))
     if restored is None:
-      assert (tmp_path / "checkpoints" / "stage_a.unreadable").is_dir()
-      checkpoints.save("stage_a", state_of(3), {"best": None, "seconds": 1.0})
+      assert (checkpoints.folder / "stage_a.unreadable").is_dir()
     else:
       jax.tree.map(np.testing.assert_array_equal, restored[0], state_of(3))
-      (tmp_path / name).write_bytes(content)
+  assert number > 3

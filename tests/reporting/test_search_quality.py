@@ -136,6 +136,9 @@ def test_the_table_of_the_evidence(run):
   assert row == (
       f"| 0 | 0.025 | {cost:.4f} | 90.00 | 0.016 | -0.039, equal | -0.039, better | 0.015, 0.010, 0.105 | 95 % of 20 |")
   assert "0 of 1 selections beat at least 99 %" in evidence.table([entry])
+  other = json.loads(json.dumps(entry))
+  other["targets"][0]["bits"]["head"] = 11 - entry["targets"][0]["bits"]["head"]
+  assert "for a target: 14 of 15 (0.025 GBOPs)." in evidence.table([entry, other])
   assert [evidence.verdict(*interval) for interval in ((-2, -1), (-1, 1), (1, 2), (0, 1))] == [
       "better", "equal", "worse", "equal"]
 
