@@ -10,7 +10,7 @@ from metamix_jax.training.steps import AXIS
 from tests.helpers.configs import digits_config
 
 NETWORKS = {
-    "mobilenet_v2": dict(stem_stride=1, stem_channels=16, last_channels=64, blocks=((1, 16, 1, 1), (4, 24, 1, 2))),
+    "mobilenet_v2": {},
     # MobileNetV3's parts at a size for digits: squeeze and excitation, ReLU and h-swish.
     "mobilenet_v3_large": dict(
         stem_stride=1, last_channels=128,
@@ -20,16 +20,17 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("network", [
-    "mobilenet_v2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v3_large", "resnet18"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
 def test_eight_bits_keep_97_percent_of_predictions(network, data_dir):
   """Trained for a few epochs on the 1,347 training digits, compared on the 450 test digits."""
   config = digits_config()
   config.data.data_dir = str(data_dir)
   config.pretraining.epochs, config.evaluation_batch_size = 6, 152
   config.network.name = network
-  with config.network.unlocked():
-    config.network.options = NETWORKS[network]
+  if network != "mobilenet_v2":
+    with config.network.unlocked():
+      config.network.options = NETWORKS[network]
   config.arch.target_gbops = sum(context.attainable_range(context.networks_without_data(config)[0].layers)) / 2
   work = context.prepare(config)
   meta = phases.start_step_sizes(work, phases.pretrain(work, phases.create_student(work))[0])

@@ -62,8 +62,8 @@ def test_summary_has_every_figure(finished_run):
     assert list(distances) == [  # Each batch norm once, in the order of the calls.
         "stem_norm", "block_00/depthwise_norm", "block_00/project_norm", "block_01/expand_norm",
         "block_01/depthwise_norm", "block_01/project_norm", "head_norm"]
-    assert distances.pop("stem_norm") == 0  # It reads what a layer that is not searched gives.
-    assert all(0.001 < distance < 2 for distance in distances.values())
+    assert distances["stem_norm"] == 0  # It reads what a layer that is not searched gives.
+    assert all(0.001 < distance < 2 for name, distance in distances.items() if name != "stem_norm")
   network = json.loads((workdir / "network.json").read_text())
   assert (network["network"], network["image_size"]) == ("mobilenet_v2", 8)
   assert [layer["name"] for layer in network["layers"] if layer["searched"]] == list(target["bits"])
@@ -270,9 +270,5 @@ def test_the_quality_of_a_finished_search_is_measured_from_its_files(finished_ru
       [result["top1"] for result in summary["uniform"]], abs=1e-9)
   assert len(target["random"]) == 3 and measured["num_images"] == 450 and measured["num_random_images"] == 128
   assert target["verdict"] in process.stdout and "<svg" in (folder / "report" / "report.html").read_text()
-  for arguments, sentence in (
-      ([str(tmp_path)], "is no folder of a run"), ([], "0 folders are given"),
-      ([str(folder), "--config.num_random=0"], "config.num_random is 0; it must be an integer from 1"),
-      ([str(folder), "--config.random=1"], "unknown config field random")):
-    refused = subprocess.run([*command[:2], *arguments], capture_output=True, text=True, cwd=tmp_path)
-    assert refused.returncode == 2 and sentence in refused.stderr and "Traceback" not in refused.stderr
+  refused = subprocess.run([*command[:3], "--config.random=1"], capture_output=True, text=True, cwd=tmp_path)
+  assert refused.returncode == 2 and "unknown config field random" in refused.stderr

@@ -7,6 +7,7 @@ from flax import traverse_util
 import jax
 import numpy as np
 import optax
+import pytest
 
 from metamix_jax.models import create_network
 from metamix_jax.nn.scheme import LSQ, Placement, QuantizationScheme
@@ -61,13 +62,25 @@ def gradients(quantizer, depthwise):
   return {"loss": metrics["loss_by_candidate"], "task_loss": search["task_loss"]}, jax.device_get(result)
 
 
+def with_step_sizes_together(tree):
+  """Puts the gradients of all activation step sizes into one vector.
+
+  Each is a sum of thousands of terms of both signs, so one of them alone may be nothing but rounding.
+  """
+  alone = {path: values for path, values in tree.items() if not path.endswith(":activation")}
+  together = [np.ravel(values) for path, values in sorted(tree.items()) if path.endswith(":activation")]
+  return alone | {"activation step sizes": np.concatenate(together)}
+
+
 def assert_agree(ours, theirs):
   assert ours.keys() == theirs.keys() and len(ours) > 30
+  ours, theirs = with_step_sizes_together(ours), with_step_sizes_together(theirs)
   for path, expected in theirs.items():
     error = np.linalg.norm(ours[path] - expected)
     assert error <= 1e-5 * np.linalg.norm(expected) + 1e-9, path
 
 
+@pytest.mark.slow
 def test_quantisers_agree_with_autodiff():
   """The losses are equal to the last bit: no value is in another code."""
   (loss, ours), (plain_loss, theirs) = (
@@ -76,6 +89,7 @@ def test_quantisers_agree_with_autodiff():
   assert_agree(ours, theirs)
 
 
+@pytest.mark.slow
 def test_depthwise_convolutions_agree_with_native_ones():
   (loss, ours), (native_loss, theirs) = (gradients(CONTINUOUS, depthwise) for depthwise in ("shifted", "native"))
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), loss, native_loss)

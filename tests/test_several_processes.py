@@ -39,7 +39,8 @@ def on_one_device(tmp_path_factory):
   return parameters_after_steps(tmp_path_factory.mktemp("one"), 1, 1)
 
 
-@pytest.mark.parametrize("num_processes, devices_each", [(1, 8), (2, 2), pytest.param(1, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_processes, devices_each", [
+    (2, 2), *(pytest.param(1, number, marks=pytest.mark.slow) for number in (2, 8))])
 def test_devices_and_processes_do_not_matter(num_processes, devices_each, on_one_device, tmp_path):
   """Three bit-meta, bit-search and weight steps on one device, and on several of one or two processes."""
   one = on_one_device

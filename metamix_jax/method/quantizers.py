@@ -62,7 +62,7 @@ def input_shift(input_range: str) -> float:
 
 def lowest_input(input_range: str) -> float:
   """Returns the lowest value that a layer of this range can tell from others: 0, -3/8 or, if signed, -infinity (M3)."""
-  return -math.inf if input_range == "signed" else -input_shift(input_range)
+  return -math.inf if input_range == "signed" else 0.0 - input_shift(input_range)
 
 
 def initial_step_size(mean_magnitude: Array, levels: Array) -> Array:

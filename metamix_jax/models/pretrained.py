@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from metamix_jax.errors import UserError
 from metamix_jax.models import create_network
-from metamix_jax.models.state_dicts import check_values, read_state_dict
+from metamix_jax.models.state_dicts import COUNTERS, check_values, read_state_dict
 from metamix_jax.nn.scheme import QuantizationScheme
 
 Tree = Any
@@ -122,7 +122,7 @@ def from_torchvision(
       raise UserError(f"{source} has {key!r} of shape {values.shape}; this {network} needs {torch_shape}"
                       f"{_remedy(path)}.")
     converted[path] = values.transpose(AXES[values.ndim])
-  extra = sorted(set(state_dict) - used)
+  extra = sorted(key for key in set(state_dict) - used if key.rpartition(".")[2] not in COUNTERS)
   if extra:
     raise UserError(f"{source} has {extra[0]!r}, which {network} does not have ({len(extra)} such keys).")
   return traverse_util.unflatten_dict(converted)

@@ -20,7 +20,7 @@ _NESTED = ("model_ema", "state_dict_ema", "model", "state_dict", "model_state_di
 # What wrappers put before every name: (Distributed)DataParallel and AveragedModel, torch.compile, Lightning.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # PyTorch's counters, of batch norm and of AveragedModel; the last part of a name.
-_COUNTERS = ("num_batches_tracked", "n_averaged")
+COUNTERS = ("num_batches_tracked", "n_averaged")
 _VARIANCE = "running_var"
 _SAVE_IT_ALONE = "save the state dict alone, with torch.save(model.state_dict(), FILE)"
 
@@ -37,7 +37,7 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
   """
   arrays = {}
   for name, value in unwrap(_load(path), str(path)).items():
-    if name.rpartition(".")[2] in _COUNTERS:
+    if name.rpartition(".")[2] in COUNTERS:
       continue
     arrays[name] = _as_array(value, name, str(path))
     check_values(arrays[name], name, str(path), is_variance=name.endswith(_VARIANCE))
@@ -62,7 +62,7 @@ def unwrap(content: Any, source: str) -> dict[str, Any]:
     content = content[nested[0]]
   if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
     raise UserError(f"{source} holds a {type(content).__name__} and not a state dict; {_SAVE_IT_ALONE}.")
-  content = {name: value for name, value in content.items() if name not in _COUNTERS}
+  content = {name: value for name, value in content.items() if name not in COUNTERS}
   while content:
     prefix = next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in content)), None)
     if prefix is None:

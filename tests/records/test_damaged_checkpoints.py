@@ -13,6 +13,9 @@ import pytest
 from metamix_jax.records.checkpoints import PhaseCheckpoints, StepCheckpoints
 from metamix_jax.records.clock import Clock
 
+# Orbax leaves coroutines behind where a file is damaged, and they complain about their closed event loop.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 def state_of(step):
   return {"meta": {"kernel": np.full((3, 4), step, np.float32) + np.arange(4, dtype=np.float32) / 8,

@@ -50,7 +50,7 @@ def test_every_path_of_a_config_is_expanded(home):
     config.update_from_flattened_dict({name: f"~/{name}"})
   expanded = flatten(expand_paths(config))
   assert {name: expanded[name] for name in PATH_FIELDS} == {
-      "bits_from": f"{home}/bits_from", "data.data_dir": f"{home}/data",
+      "bits_from": f"{home}/bits_from", "data.data_dir": f"{home}/data", "meta_state_from": f"{home}/meta_state_from",
       "pretraining.weights": f"{home}/pretraining.weights", "teacher.weights": f"{home}/teacher.weights"}
   assert {name: value for name, value in expanded.items() if name not in PATH_FIELDS} == {
       name: value for name, value in flatten(config).items() if name not in PATH_FIELDS}

@@ -63,7 +63,7 @@ def test_every_product_of_every_step(name, precision):
       "image": np.zeros((2, *SHAPE), np.uint8), "label": np.zeros(2, np.int32), "mask": np.ones(2, np.float32),
       "target": np.full((2, CLASSES), 1 / CLASSES, np.float32)}, 1)
   assigned = uniform_precision(network.layers, np.int32(0))
-  expected = jax.lax.Precision(precision.upper())
+  expected = jax.lax.Precision[precision.upper()]
   for program, *arguments in (
       (programs.teacher_targets, teacher, batch), (programs.weight_step, meta, assigned, batch),
       (programs.weight_step, meta, FULL_PRECISION, batch), (programs.bit_meta_step, meta, batch),
@@ -80,7 +80,7 @@ def test_the_config_says_which(data_dir):
     meta = create_meta_state(context.network, optax.identity(), context.data.image_shape, 0).without_optimizer()
     batch = next(context.place(context.data.evaluation_batches()))
     found = products(context.programs.evaluation_step, meta, FULL_PRECISION, batch)
-    assert set(found) == {jax.lax.Precision(precision.upper())}
+    assert set(found) == {jax.lax.Precision[precision.upper()]}
 
 
 def test_on_cpus_no_bit_changes():

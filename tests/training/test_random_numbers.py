@@ -72,6 +72,7 @@ def batch():
           "target": rng.dirichlet(np.ones(CLASSES), 8).astype(np.float32)}
 
 
+@pytest.mark.slow
 def test_masks_do_not_depend_on_the_number_of_devices(programs, batch):
   """A step of each kind, of a network with random layers; its updates ARE its gradients (SGD, rate 1)."""
   meta, archs = make_states(Random(), optax.sgd(1.0), programs, batch)
