@@ -31,6 +31,7 @@ def test_unknown_experiment():
     imagenet_config("resnet18-small")
 
 
+@pytest.mark.slow
 def test_every_phase_with_tiny_networks(tmp_path):
   """As the next test, with networks that compile quickly: crops, a teacher of its own, its weights, its type."""
   config = imagenet_config("mobilenet_v2-smoke")

@@ -32,7 +32,8 @@ def assert_close(actual, expected):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), actual, expected)
 
 
-@pytest.mark.parametrize("before, after", [(4, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("before, after", [
+    pytest.param(*case, marks=pytest.mark.slow) for case in ((4, 1), (1, 2))])
 def test_on_another_number_of_devices(before, after, data_dir, tmp_path):
   """Each training phase: three of its five steps on some devices, the rest on others, against all on the first ones."""
   config = tiny_config(data_dir)

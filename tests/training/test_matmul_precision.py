@@ -45,8 +45,8 @@ def products(program, *arguments):
 
 
 @pytest.mark.parametrize("name, precision", [
-    ("mobilenet_v3_small", "default"), ("mobilenet_v3_small", "high"), ("mobilenet_v3_small", "highest"),
-    ("resnet18", "highest")])
+    ("mobilenet_v3_small", "highest"), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("mobilenet_v3_small", "default"), ("mobilenet_v3_small", "high"), ("resnet18", "highest")))])
 def test_every_product_of_every_step(name, precision):
   programs = parallel.make_programs(jax.devices()[:1], matmul_precision=precision)
   module = create_network(name, CLASSES, QuantizationScheme((3, 8), 4, 8, Placement("batch", depthwise="native")),
