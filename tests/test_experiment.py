@@ -98,6 +98,7 @@ def test_finished_run_is_restored_not_run_again(finished_run, data_dir):
   assert again["targets"] == summary["targets"]
 
 
+@pytest.mark.slow
 def test_search_first_then_train_one_after_the_other(finished_run, data_dir, tmp_path):
   """No start does again what an earlier one did, and each network is that of a run with its target alone."""
   config = tiny_config(data_dir)
@@ -252,6 +253,7 @@ def test_weights_for_other_classes_train_on_with_a_new_classifier(data_dir, tmp_
   assert results["best"] is None and 0 <= results["full_precision_top1"] <= 100
 
 
+@pytest.mark.slow
 def test_the_quality_of_a_finished_search_is_measured_from_its_files(finished_run, tmp_path):
   workdir, summary, _ = finished_run
   folder = tmp_path / "run"

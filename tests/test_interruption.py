@@ -85,6 +85,7 @@ def test_killed_runs_end_in_the_same_network(num_kills, scale, data_dir, tmp_pat
   assert metrics(workdir) == metrics(whole)
 
 
+@pytest.mark.slow
 def test_stopped_runs_end_in_the_same_network(data_dir, tmp_path):
   """Stopped in each training phase and between phases, with two targets; the slow test above does it with signals and
   processes."""

@@ -18,6 +18,7 @@ from tests.helpers.configs import tiny_config
 TARGETS = (0.0006, 0.0008, 0.001)
 
 
+@pytest.mark.slow
 def test_each_alpha_is_the_one_of_its_target_alone(data_dir):
   """20 iterations on digits, three targets together and each by itself; no search has a part in the meta-state."""
   work = dataclasses.replace(context.prepare(tiny_config(data_dir)), programs=parallel.make_programs(jax.devices()[:1]))
