@@ -25,6 +25,7 @@ main.run()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("users", [None, "", "/a/cache"])
 def test_the_runs_of_a_sweep_share_one(users, monkeypatch, tmp_path):
   if users is None:
@@ -39,6 +40,7 @@ def test_the_runs_of_a_sweep_share_one(users, monkeypatch, tmp_path):
     assert output.read_text() == (users or f"{tmp_path}/sweep/compilation_cache")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("users", [None, "a/cache"])
 def test_a_run_obeys_the_user(users, monkeypatch, tmp_path):
   users = users and str(tmp_path / users)

@@ -215,8 +215,8 @@ class Wrong(nn.Module):
 '''
 
 
-@pytest.mark.parametrize("command", [["scripts/bops.py"], pytest.param(
-    ["-m", "metamix_jax.main", "--workdir=run"], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["scripts/bops.py"], ["-m", "metamix_jax.main", "--workdir=run"]])
 def test_a_programming_error_in_a_network_keeps_its_traceback(command, tmp_path):
   path = write(tmp_path / "wrong_network.py", NETWORK)
   write(tmp_path / "own.py", FORK.replace(

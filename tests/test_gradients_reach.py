@@ -26,7 +26,8 @@ SMALL = {
         blocks=((3, 16, 16, True, "relu", 2), (3, 16, 16, False, "hard_swish", 1)))}
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", pytest.param("resnet18", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
 def test_gradients_reach_everything_in_a_small_network(name):
   check_gradients(name, (3, 8), SMALL[name], (16, 16, 3))
 

@@ -40,7 +40,8 @@ def on_one_device(tmp_path_factory):
 
 
 @pytest.mark.parametrize("num_processes, devices_each", [
-    (2, 2), *(pytest.param(1, number, marks=pytest.mark.slow) for number in (2, 8))])
+    (2, 2), (1, 2), (1, 8)])
+@pytest.mark.slow
 def test_devices_and_processes_do_not_matter(num_processes, devices_each, on_one_device, tmp_path):
   """Three bit-meta, bit-search and weight steps on one device, and on several of one or two processes."""
   one = on_one_device

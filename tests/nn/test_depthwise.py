@@ -31,7 +31,8 @@ def operands(size, kernel_size, dtype=np.float32):
   return jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
 
 
-@pytest.mark.parametrize("kernel_size, sizes", [(3, SIZES), (5, SIZES), (7, SIZES[-1:])])
+@pytest.mark.parametrize("kernel_size, sizes", [
+    (3, SIZES), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((5, SIZES), (7, SIZES[-1:])))])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_shifted_equals_native(kernel_size, sizes, stride):
   cases = [operands(size, kernel_size) for size in sizes]

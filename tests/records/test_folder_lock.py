@@ -136,6 +136,7 @@ def _take_turns(folder, rounds, inside, most):
       pass
 
 
+@pytest.mark.slow
 def test_files_that_are_deleted_and_made_again_let_nobody_in(tmp_path):
   """Four processes make, lock and delete the same file: never are two of them inside."""
   context = multiprocessing.get_context("spawn")

@@ -5,6 +5,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
 
 from metamix_jax.models import pretrained
@@ -20,6 +21,7 @@ def run_script(*arguments):
       text=True, cwd=ROOT, check=False)
 
 
+@pytest.mark.slow
 def test_script_folder_and_file_load_the_same(tmp_path):
   file = tmp_path / "w.safetensors"
   save_file(golden_state_dict(NETWORK, 0), file)
