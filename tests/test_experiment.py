@@ -198,6 +198,7 @@ def test_bits_from_skips_the_search(finished_run, data_dir, tmp_path):
     load_search(prepare(config), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_on_the_meta_state_of_another_one(finished_run, data_dir, tmp_path):
   """Neither pretraining nor bit-meta steps; the same network as the run that did both."""
   config = tiny_config(data_dir)
@@ -230,6 +231,7 @@ def test_damaged_bits_file(finished_run, data_dir, tmp_path):
       prepare(config)
 
 
+@pytest.mark.slow
 def test_weights_for_other_classes_train_on_with_a_new_classifier(data_dir, tmp_path, monkeypatch):
   """A file for 7 classes; the digits have 10. What pretraining starts from, and that a run without it is refused."""
   config = tiny_config(data_dir)

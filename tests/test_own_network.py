@@ -57,8 +57,8 @@ def test_the_readmes_command_goes_through_all_phases(folder, data_dir):
 
 
 @pytest.mark.parametrize("command", [
-    pytest.param(("-P", "-c", "from metamix_jax.main import run; run()", "--workdir=run"), marks=pytest.mark.slow),
-    (str(ROOT / "scripts" / "bops.py"),)])
+    ("-P", "-c", "from metamix_jax.main import run; run()", "--workdir=run"), (str(ROOT / "scripts" / "bops.py"),)])
+@pytest.mark.slow
 def test_a_network_of_the_current_folder_is_found(command, folder, data_dir):
   """By the console command and by a script, with a wrong option: both have seen the fields of the class."""
   (folder / "my_config.py").write_text(CONFIG.replace('"features": (16, 32)', '"width": 1'))

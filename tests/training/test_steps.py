@@ -151,6 +151,7 @@ def test_each_leaf_has_one_label_and_a_stranger_is_an_error(states):
     optimizers.weight_labels({"weights": {}, "step_sizes": {"stem": {"gamma": jnp.zeros(3)}}})
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_states_float32(programs, states, batch):
   """bfloat16 has 8 bits of mantissa: losses agree to a few of its units, gradients point the same way."""
   exact, arch = states
