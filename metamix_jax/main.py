@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import importlib
-import logging
 import os
 import pathlib
 import sys
@@ -21,7 +20,7 @@ from metamix_jax.records.files import check_writable
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest, turn_into_sigterm
 from metamix_jax.records.names import name_for_target, targets
 from metamix_jax.records.paths import local_folder
-from metamix_jax.records.progress import LineHandler
+from metamix_jax.records.progress import log_to_terminal
 from metamix_jax.records.workdir import hold_workdir
 from metamix_jax.training.context import prepare
 
@@ -45,7 +44,7 @@ def main(argv):
   addresses = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   if _DISTRIBUTED.value or any(value is not None for value in addresses):  # Before anything asks for a device.
     multihost.connect(*addresses)
-  _log_lines()
+  log_to_terminal()
   workdir = local_folder(str(_WORKDIR.value))
   _set_compilation_cache(workdir)
   stop_request = StopRequest()
@@ -89,14 +88,6 @@ def _report(workdir: pathlib.Path, all_targets: Sequence[float]):
   paths = [page.write(workdir), workdir / "report" / "summary.json", *(workdir / f"{name}.json" for name in names)]
   print(tables.format_table(saved_run.read(workdir)))
   print(f"\nWritten: {', '.join(map(str, paths))}")
-
-
-def _log_lines():
-  """Writes the lines of our logger to stdout, without the notes of libraries."""
-  logger = logging.getLogger("metamix_jax")
-  logger.setLevel(logging.INFO if multihost.is_lead_process() else logging.WARNING)
-  logger.addHandler(LineHandler())
-  logger.propagate = False
 
 
 def run():

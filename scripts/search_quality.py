@@ -9,7 +9,6 @@ the page of the run. Scores are kept in DIR/search_quality.jsonl, so an interrup
 configs/search_quality.py has the settings.
 """
 
-import logging
 import pathlib
 
 from absl import app
@@ -22,7 +21,7 @@ from metamix_jax.errors import UserError
 from metamix_jax.records import folder_lock, search_quality
 from metamix_jax.records.files import write_json
 from metamix_jax.records.paths import local_folder
-from metamix_jax.records.progress import LineHandler
+from metamix_jax.records.progress import log_to_terminal
 from metamix_jax.records.results import BitSelection
 from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.reporting import page, saved_run, tables
@@ -43,7 +42,7 @@ def main(argv):
   if not run.target_results:
     raise UserError(f"{workdir} holds a run whose bit selection is not finished; there is no search to measure.")
   absl_logging.set_verbosity(absl_logging.FATAL)
-  _log_lines()
+  log_to_terminal()
   with folder_lock.hold(workdir):
     write_json(workdir / search_quality.FILE, _measure(workdir, run, settings).to_json())
     print(tables.format_search_quality(saved_run.read(workdir)))
@@ -61,14 +60,6 @@ def _measure(workdir: pathlib.Path, run: saved_run.SavedRun, settings: ml_collec
   return measure_search_quality(
       context, load_meta_state(context, workdir), BitSelection(run.target_results), settings,
       workdir / "search_quality.jsonl")
-
-
-def _log_lines():
-  """Writes the lines of our logger to stdout, without the notes of libraries."""
-  logger = logging.getLogger("metamix_jax")
-  logger.setLevel(logging.INFO)
-  logger.addHandler(LineHandler())
-  logger.propagate = False
 
 
 if __name__ == "__main__":

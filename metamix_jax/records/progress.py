@@ -47,6 +47,13 @@ class LineHandler(logging.StreamHandler):
       super().emit(record)
 
 
+def log_to_terminal() -> None:
+  """Writes the lines of our logger to stdout, without the notes of libraries; only warnings in later processes."""
+  logger.setLevel(logging.INFO if multihost.is_lead_process() else logging.WARNING)
+  logger.addHandler(LineHandler())
+  logger.propagate = False
+
+
 class Progress:
   """Reports the progress of a loop every few seconds, and reads metrics from the devices only then.
 
