@@ -289,10 +289,10 @@ def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: i
     raise UserError(f"config.{name} is {batch_size}; the training split has only {num_images} images.")
 
 
-def check_target(target_gbops: float, attainable: tuple[float, float]) -> None:
-  """Raises UserError if a target in GBOPs lies outside the attainable range (lowest, highest)."""
+def check_target(target_gbops: float, attainable: tuple[float, float], name: str = "config.arch.target_gbops") -> None:
+  """Raises UserError if a target in GBOPs, called `name`, lies outside the attainable range (lowest, highest)."""
   low, high = attainable
   if not low <= target_gbops <= high:
     raise UserError(
-        f"config.arch.target_gbops is {target_gbops:.6g}; this network reaches {low:.6g} to {high:.6g} GBOPs with "
+        f"{name} is {target_gbops:.6g}; this network reaches {low:.6g} to {high:.6g} GBOPs with "
         "the candidate bit-widths.")

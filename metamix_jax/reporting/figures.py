@@ -11,7 +11,7 @@ import numpy as np
 from metamix_jax.method.bops import candidate_widths, layer_gbops
 from metamix_jax.records.names import STAGES, TRAINING_PHASES, format_target, name_for_target
 from metamix_jax.records.results import FULL_PRECISION_TOP1, TOP1_OF_STAGE, TargetResult
-from metamix_jax.reporting import search_quality
+from metamix_jax.reporting import curve, search_quality
 from metamix_jax.reporting.saved_run import SavedRun
 from metamix_jax.reporting.style import (
   BLACK,
@@ -27,9 +27,6 @@ from metamix_jax.reporting.style import (
 )
 
 CAPTIONS = {
-    "accuracy_against_cost": (
-        "Straight from the meta-state, batch-norm statistics are re-estimated on a few training batches for each "
-        "assignment; no weights were trained for it."),
     "bits": (
         "Layers in network order from top to bottom. Where the most probable bits did not fit the target, they stand "
         "behind the selected ones."),
@@ -202,37 +199,6 @@ def training(run: SavedRun) -> Figure | None:
   return figure
 
 
-def accuracy_against_cost(run: SavedRun) -> Figure | None:
-  """Draws top-1 over GBOPs of every target, before and after weight training, with the uniform bit-widths."""
-  uniform = [(result.bits, result.gbops, result.top1) for result in run.uniform_results if result.top1 is not None]
-  if not uniform:
-    return None
-  figure = new_figure("Accuracy against cost: selected bits and uniform bits", 8, 5.2)
-  axes = figure.subplots()
-  axes.plot([cost for _, cost, _ in uniform], [top1 for _, _, top1 in uniform], "X", color=GREY, markersize=8,
-            linestyle=":", linewidth=1, label="uniform bits, meta-state")
-  for bits, cost, top1 in uniform:
-    axes.annotate(f"{bits} bits", (cost, top1), (6, -11), textcoords="offset points", fontsize=8, color=GREY)
-  stages = (
-      ("meta_state_top1", "selected bits, meta-state", VERMILION, "o"), ("stage_a_top1", "after stage A", GREEN, "s"),
-      ("final_top1", "final: after stage B", BLUE, "D"))
-  for name, label, colour, marker in stages:
-    reached = sorted(
-        (result.gbops, getattr(result, name)) for result in run.target_results if getattr(result, name) is not None)
-    if reached:
-      axes.plot(*zip(*reached, strict=True), marker=marker, color=colour, linewidth=1.3, label=label,
-                markeredgecolor="white")
-  if run.full_precision_top1 is not None:
-    axes.axhline(run.full_precision_top1, color=BLACK, linestyle="--", linewidth=1, label="full precision")
-  for number, target in enumerate(run.targets):
-    axes.axvline(target, color=GREY, linewidth=0.8, linestyle=":", zorder=0, label="" if number else "target")
-  axes.set(xlabel="cost of one image [GBOPs]", ylabel="top-1 on the evaluation split [%]")
-  axes.margins(x=0.08, y=0.12)
-  axes.grid()
-  figure.legend(loc="outside lower center", ncols=3)
-  return figure
-
-
 def activation_stability(run: SavedRun) -> Figure | None:
   """Draws how far batch statistics move between bit-widths, layer by layer, before and after bit-meta training."""
   stability = run.activation_stability
@@ -283,10 +249,12 @@ def _results_of(run, section, names):
 
 def figures_of(run: SavedRun) -> Iterator[tuple[str, str, Callable[[], Figure | None]]]:
   """Yields (file name without its ending, caption, how to draw it) of every figure, in the order of the page."""
-  yield "accuracy_against_cost", CAPTIONS["accuracy_against_cost"], lambda: accuracy_against_cost(run)
+  yield "accuracy_against_cost", curve.CAPTION, lambda: curve.accuracy_against_cost(run)
   for result in run.target_results:
     name = name_for_target("bits", result.target_gbops, run.targets)
     yield name, CAPTIONS["bits"], lambda result=result: bits_per_layer(result)
+  for chosen in run.chosen_targets:
+    yield f"bits_{chosen.name}", CAPTIONS["bits"], lambda result=chosen.result: bits_per_layer(result)
   yield "search_quality", search_quality.CAPTION, lambda: search_quality.search_quality(run)
   yield "search_cost", CAPTIONS["search_cost"], lambda: search_cost(run)
   for target in run.targets:

@@ -24,7 +24,9 @@ def format_table(run: SavedRun) -> str:
   """
   if run.summary is None:
     raise ValueError(f"{run.folder} holds a run that is not finished; it has no summary.")
-  lines = _format_target(run) if len(run.targets) == 1 else _format_curve(run)
+  lines = _format_target(run) if len(run.targets) == 1 else []
+  if len(run.targets) > 1 or run.chosen_targets:
+    lines += format_curve(run)
   if run.summary["skipped_records"]:
     lines += [
         "", f"{run.summary['skipped_records']} records could not be decoded and were left out; the log names them"]
@@ -43,8 +45,8 @@ def _search_verdicts(run):
           for target in run.search_quality.targets]
 
 
-def _format_curve(run):
-  """Returns the lines of the curve: targets and uniform bit-widths in the order of their cost."""
+def format_curve(run: SavedRun) -> list[str]:
+  """Returns the lines of the curve: searched and chosen targets and uniform bit-widths in the order of their cost."""
   lines = [
       "", "Accuracy and cost: GBOPs of one image; top-1 in %, from the meta-state and after each stage",
       f"  {'target':<14} {'selected':>10} {'average bits':>13} {'meta-state':>11} {'stage A':>8} {'final':>7}"]
@@ -55,11 +57,17 @@ def _format_curve(run):
       (result.gbops, format_target(result.target_gbops), result.average_activation_bits, result.meta_state_top1,
        result.stage_a_top1, result.final_top1, "" if result.target_met else "  TARGET MISSED")
       for result in run.target_results]
-  for cost, name, bits, meta_state, stage_a, final, note in sorted(uniform + targets, key=lambda row: row[0]):
+  chosen = [
+      (result.gbops, format_target(result.target_gbops), result.average_activation_bits, result.meta_state_top1, None,
+       None, "  chosen afterwards" + ("" if result.target_met else ", TARGET MISSED"))
+      for result in (other.result for other in run.chosen_targets)]
+  for cost, name, bits, meta_state, stage_a, final, note in sorted(
+      uniform + targets + chosen, key=lambda row: row[0]):
     cells = " ".join([
         f"{cost:>10.6f}", _cell(bits, 13, 3), _cell(meta_state, 11, 2), _cell(stage_a, 8, 2), _cell(final, 7, 2)])
     lines.append(f"  {name:<14} {cells}".rstrip() + note)
-  lines.append(f"  full precision {run.full_precision_top1:>36.2f}")
+  if run.full_precision_top1 is not None:
+    lines.append(f"  full precision {run.full_precision_top1:>36.2f}")
   return lines
 
 
