@@ -16,7 +16,6 @@ from metamix_jax.reporting.saved_run import SavedRun
 from metamix_jax.reporting.style import (
   BLACK,
   BLUE,
-  GREEN,
   GREY,
   KIND_STYLES,
   VERMILION,
@@ -49,18 +48,19 @@ def bits_per_layer(target: TargetResult) -> Figure:
       f"Bits selected for each layer: {total:.4g} GBOPs of {format_target(target.target_gbops)}, "
       f"{target.average_activation_bits:.2f} activation bits on average", 10, figure_height(len(layers)))
   bits_axes, share_axes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+  widths = sorted({bits for layer in layers if layer.quantized for bits in layer.candidate_bits})
   shares = [100 * layer_gbops(layer, bits_of_layers[layer.name]) / total for layer in layers]
   for row, (layer, share) in enumerate(zip(layers, shares, strict=True)):
     style = {"edgecolor": BLACK, "linewidth": 0.4, "height": 0.72, **KIND_STYLES[layer.kind],
              "alpha": 1.0 if layer.searched else _FIXED_ALPHA}
     bits = bits_of_layers[layer.name]
-    bits_axes.barh(row, bits, **style)
+    shown, words = (bits, str(bits)) if layer.quantized else (1.15 * widths[-1], "full precision")
+    bits_axes.barh(row, shown, **style)
     share_axes.barh(row, share, **style)
     note = f"  (most probable: {changed[layer.name][0]})" if layer.name in changed else ""
-    bits_axes.text(bits + 0.08, row, f"{bits}{note}", va="center", fontsize=7)
+    bits_axes.text(shown + 0.08, row, f"{words}{note}", va="center", fontsize=7)
     share_axes.text(share + 0.01 * max(shares), row, f"{share:.1f}", va="center", fontsize=7)
   label_layers(bits_axes, [layer.name for layer in layers])
-  widths = sorted({bits for layer in layers for bits in layer.candidate_bits})
   bits_axes.set(xlabel="bits of the input activations", xlim=(0, widths[-1] * 1.4), xticks=[0, *widths])
   share_axes.set(xlabel="share of the BOPs at these bits [%]", xlim=(0, 1.12 * max(shares)))
   share_axes.tick_params(left=False)

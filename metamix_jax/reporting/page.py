@@ -137,8 +137,12 @@ def _layer_table(run):
       f"bits at {format_target(result.target_gbops)} GBOPs" for result in results]
   assignments = [result.all_bits for result in results]
   return _table(header, (
-      [layer.name + ("" if layer.searched else " (not searched)"), layer.kind, f"{layer.macs:,}", layer.weight_bits] + [
+      [layer.name + _note(layer), layer.kind, f"{layer.macs:,}", layer.weight_bits] + [
           bits[layer.name] for bits in assignments] for layer in run.layers))
+
+
+def _note(layer):
+  return "" if layer.searched else " (not searched)" if layer.quantized else " (full precision)"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence], num_references: int = 0, kind: str = "numbers") -> str:

@@ -11,6 +11,7 @@ from metamix_jax.method.bops import (
     uniform_bits,
     uniform_widths,
 )
+from metamix_jax.method.layer_bits import LayerBits, deciding_pattern
 from metamix_jax.records.names import format_target
 from metamix_jax.records.search_quality import AssignmentScore, SearchQuality
 from metamix_jax.reporting.saved_run import SavedRun
@@ -163,25 +164,29 @@ def _sentence(target):
   return target.verdict if target.better_than_chance else f"is {target.verdict}"
 
 
-def format_costs(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]) -> str:
+def format_costs(
+    layers: Sequence[LayerCost], activation_bits: Mapping[str, int], layer_bits: LayerBits = ()
+) -> str:
   """Returns the BOPs report of an assignment as text: MACs, bits and share of each layer; the totals; the rule (M8).
 
   Args:
     layers: every quantised layer.
     activation_bits: bits by layer name.
+    layer_bits: the patterns of the config; the report shows what each of them caught.
   """
   total = gbops(layers, activation_bits)
   width = max(len(layer.name) for layer in layers)
   lines = [f"{'layer':<{width}}  {'kind':<9}  {'MACs':>12}  weight bits  activation bits  share of BOPs"]
   for layer in layers:
     share = layer_gbops(layer, activation_bits[layer.name]) / total
-    note = "" if layer.searched else "  not searched"
+    note = "" if layer.searched else "  not searched" if layer.quantized else "  full precision"
     lines.append(
         f"{layer.name:<{width}}  {layer.kind:<9}  {layer.macs:>12,}  {layer.weight_bits:>11}  "
         f"{activation_bits[layer.name]:>15}  {share:>13.2%}{note}")
   searched = [layer for layer in layers if layer.searched]
   fixed = " and ".join(
       f"{layer.name} ({layer.candidate_bits[0]}/{layer.weight_bits})" for layer in layers if not layer.searched)
+  lines += _format_patterns(layers, layer_bits)
   lowest, highest = attainable_range(layers)
   lines += [
       "", f"{len(layers)} layers, {len(searched)} searched; {sum(layer.macs for layer in layers):,} MACs",
@@ -199,3 +204,15 @@ def format_costs(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]
       "Batch norm, additions and pooling are not counted. Published figures differ in this rule.",
   ]
   return "\n".join(lines)
+
+
+def _format_patterns(layers, layer_bits):
+  """Returns a line for each pattern of config.quantization.layer_bits: its bits, the layers that it decides over."""
+  lines = ["", "What each pattern of config.quantization.layer_bits caught"] if layer_bits else []
+  deciding = {layer.name: deciding_pattern(layer_bits, layer.name) for layer in layers}
+  for pattern, bits in layer_bits:
+    words = "full precision" if bits is None else f"candidates {', '.join(map(str, bits))}" if isinstance(
+        bits, tuple) else f"{bits}/{bits}"
+    caught = [name for name, other in deciding.items() if other == pattern]
+    lines.append(f"  {pattern} ({words}): {', '.join(caught) or 'nothing, for more specific patterns decide'}")
+  return lines
