@@ -69,6 +69,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.quantization.candidate_bits = (3, 4, 8)  # Activation bit-widths to choose from, ascending [C].
   config.quantization.weight_bits = 4  # Of all searched layers [P, C].
   config.quantization.fixed_bits = 8  # Activations and weights of the first and the last layer [C].
+  # Bits of single layers by patterns of their names, {"*/depthwise": (4, 8), "head": 8, "stem": None}: candidates; bits
+  # of activations and weights; full precision. The most specific pattern decides (docs/layer-bits.md). None: no such.
+  config.quantization.layer_bits = FieldReference(None, field_type=object)
   config.quantization.step_size_floor = 1e-6  # Far below any useful step size; keeps x / s finite [A].
   config.quantization.depthwise = "auto"  # Depthwise convolutions: "shifted", "native", or by device [A].
 

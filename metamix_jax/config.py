@@ -1,95 +1,49 @@
 """The rules of a config: every field with its type and range, checked before any device work.
 
-configs/ has the values; this file has only the rules. An unknown, missing or wrong field raises UserError with one
-sentence.
+configs/ has the values; this file has only the rules, and field_rules.py what they are made of. An unknown, missing or
+wrong field raises UserError with one sentence.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
 
 import ml_collections
 
 from metamix_jax.config_file import flatten
 from metamix_jax.errors import UserError
+from metamix_jax.field_rules import (
+    AUGMENTATIONS,
+    BATCH_SIZE,
+    BIT_WIDTHS,
+    BITS,
+    BOOLEAN,
+    COUNT,
+    EPOCHS,
+    EPOCHS_OR_NONE,
+    FLOAT_TINY,
+    FLOAT_TYPE,
+    FRACTION,
+    IMAGE_SIZE,
+    LAYER_BITS,
+    NAME,
+    NOT_NEGATIVE,
+    OPTIONAL_PATH,
+    POSITIVE,
+    POSITIVE_INT,
+    SHIFT,
+    TARGETS,
+    UINT_MAX,
+    Rule,
+    integer,
+    is_number,
+    is_numbers,
+    is_range,
+    one_of,
+    optional,
+)
 from metamix_jax.records import names
 
-# Limits of float32 (smallest normal number, largest number, last number below 1), of int32 and of uint32.
-FLOAT_TINY, FLOAT_MAX, BELOW_ONE = 2.0**-126, (2 - 2.0**-23) * 2.0**127, 1 - 2.0**-24
-INT_MAX, UINT_MAX = 2**31 - 1, 2**32 - 1
-
-
-class Rule(NamedTuple):
-  """Holds the rule of a field: a test of its value, and the same rule in words."""
-
-  holds: Callable[[Any], bool]
-  words: str
-
-
-def _is_int(value, low, high) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_number(value, low=-FLOAT_MAX, high=FLOAT_MAX) -> bool:
-  """Tells whether a value is a number in a range; a bool, NaN or an infinity is not."""
-  return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
-
-
-def _is_bit_widths(value) -> bool:
-  return (isinstance(value, tuple) and len(value) >= 2 and all(_is_int(b, 2, 8) for b in value)
-          and list(value) == sorted(set(value)))
-
-
-def _is_numbers(value, low=-FLOAT_MAX) -> bool:
-  return isinstance(value, tuple) and all(_is_number(v, low) for v in value)
-
-
-def _is_targets(value) -> bool:
-  """Tells whether a value is one target or an ascending tuple; the six digits of their names must differ."""
-  numbers = value if isinstance(value, tuple) else (value,)
-  return (bool(numbers) and _is_numbers(numbers, FLOAT_TINY) and list(numbers) == sorted(numbers)
-          and len(set(map(names.format_target, numbers))) == len(numbers))
-
-
-def _is_range(value, high=FLOAT_MAX) -> bool:
-  return _is_numbers(value, FLOAT_TINY) and len(value) == 2 and value[0] <= value[1] <= high
-
-
-def _integer(low: int, high: int) -> Rule:
-  return Rule(lambda v: _is_int(v, low, high), f"an integer from {low} to {high}")
-
-
-def _one_of(*words: str) -> Rule:
-  return Rule(lambda v: isinstance(v, str) and v in words, f"{', '.join(words[:-1])} or {words[-1]}")
-
-
-def _optional(rule: Rule) -> Rule:
-  return Rule(lambda v: v is None or rule.holds(v), f"{rule.words}, or None")
-
-
-# Values of config.data.augmentation.
-SHIFT, RANDOM_RESIZED_CROP = AUGMENTATIONS = ("shift", "random_resized_crop")
-
-POSITIVE_INT = _integer(1, INT_MAX)
-COUNT = _integer(0, INT_MAX)
-BATCH_SIZE = _integer(1, 2**20)
-IMAGE_SIZE = _integer(1, 2**14)
-# With 20,000 steps in an epoch, the number of steps of a phase still fits an int32.
-EPOCHS, EPOCHS_OR_NONE = _integer(1, 100_000), _integer(0, 100_000)
-BITS = _integer(2, 8)
-POSITIVE = Rule(lambda v: _is_number(v, FLOAT_TINY), "a number above 0 that float32 holds")
-NOT_NEGATIVE = Rule(lambda v: _is_number(v, 0), "a number, 0 or more, that float32 holds")
-FRACTION = Rule(lambda v: _is_number(v, 0, BELOW_ONE), "a number from 0 up to, not including, 1")
-NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a name")
-OPTIONAL_PATH = _optional(Rule(lambda v: NAME.holds(v) and "\0" not in v, "a path"))
-BIT_WIDTHS = Rule(_is_bit_widths, "at least two different integers from 2 to 8 in ascending order")
-TARGETS = Rule(
-    _is_targets, "a number above 0, or a tuple of such numbers in ascending order that differ in their first six "
-    "digits")
-BOOLEAN = Rule(lambda v: isinstance(v, bool), "True or False")
-FLOAT_TYPE = _one_of("float32", "bfloat16")
-
 RULES = {
-    "seed": _integer(0, UINT_MAX),
+    "seed": integer(0, UINT_MAX),
     "batch_size": BATCH_SIZE,
     "evaluation_batch_size": BATCH_SIZE,
     "reestimation_batches": POSITIVE_INT,
@@ -100,7 +54,7 @@ RULES = {
     "checkpoints.every_steps": POSITIVE_INT,
     "checkpoints.max_to_keep": POSITIVE_INT,
     "compute_dtype": FLOAT_TYPE,
-    "matmul_precision": _one_of("default", "high", "highest"),
+    "matmul_precision": one_of("default", "high", "highest"),
     "metrics.alarm_records": POSITIVE_INT,
     "metrics.every_steps": COUNT,
     "metrics.tensorboard": BOOLEAN,
@@ -109,25 +63,26 @@ RULES = {
     "data.train_split": NAME,
     "data.evaluation_split": NAME,
     "data.image_size": IMAGE_SIZE,
-    "data.mean": Rule(_is_numbers, "a tuple of numbers, one for each image channel"),
-    "data.std": Rule(lambda v: _is_numbers(v, FLOAT_TINY), "a tuple of numbers above 0, one for each image channel"),
-    "data.augmentation": _one_of(*AUGMENTATIONS),
+    "data.mean": Rule(is_numbers, "a tuple of numbers, one for each image channel"),
+    "data.std": Rule(lambda v: is_numbers(v, FLOAT_TINY), "a tuple of numbers above 0, one for each image channel"),
+    "data.augmentation": one_of(*AUGMENTATIONS),
     "data.max_shift": COUNT,
-    "data.crop_area": Rule(lambda v: _is_range(v, 1), "two numbers, 0 < lowest <= highest <= 1"),
-    "data.crop_aspect": Rule(_is_range, "two numbers, 0 < lowest <= highest"),
-    "data.flip_probability": Rule(lambda v: _is_number(v, 0, 1), "a number from 0 to 1"),
-    "data.evaluation_short_side": _optional(IMAGE_SIZE),
+    "data.crop_area": Rule(lambda v: is_range(v, 1), "two numbers, 0 < lowest <= highest <= 1"),
+    "data.crop_aspect": Rule(is_range, "two numbers, 0 < lowest <= highest"),
+    "data.flip_probability": Rule(lambda v: is_number(v, 0, 1), "a number from 0 to 1"),
+    "data.evaluation_short_side": optional(IMAGE_SIZE),
     # TensorFlow allocates every place of the buffer, and starts every thread, at once.
-    "data.shuffle_buffer": _integer(1, 10**7),
-    "data.num_threads": _integer(0, 4096),
-    "data.corrupt_records": _one_of("stop", "skip"),
+    "data.shuffle_buffer": integer(1, 10**7),
+    "data.num_threads": integer(0, 4096),
+    "data.corrupt_records": one_of("stop", "skip"),
     "network.name": NAME,
     "network.synchronized_batch_norm": BOOLEAN,
     "quantization.candidate_bits": BIT_WIDTHS,
     "quantization.weight_bits": BITS,
     "quantization.fixed_bits": BITS,
+    "quantization.layer_bits": LAYER_BITS,
     "quantization.step_size_floor": POSITIVE,
-    "quantization.depthwise": _one_of("auto", "shifted", "native"),
+    "quantization.depthwise": one_of("auto", "shifted", "native"),
     "optimizer.beta1": FRACTION,
     "optimizer.beta2": FRACTION,
     "optimizer.epsilon": POSITIVE,
@@ -135,10 +90,10 @@ RULES = {
     "optimizer.max_gradient_norm": POSITIVE,
     "arch.target_gbops": TARGETS,
     "arch.train_targets": Rule(
-        lambda v: v is None or _is_numbers(v), "a tuple of targets from arch.target_gbops, or None for all"),
+        lambda v: v is None or is_numbers(v), "a tuple of targets from arch.target_gbops, or None for all"),
     "arch.target_tolerance": FRACTION,
-    "arch.penalty_weight": _optional(NOT_NEGATIVE),
-    "arch.relative_penalty_weight": _optional(NOT_NEGATIVE),
+    "arch.penalty_weight": optional(NOT_NEGATIVE),
+    "arch.relative_penalty_weight": optional(NOT_NEGATIVE),
     "arch.initial_std": NOT_NEGATIVE,
     "arch.learning_rate": POSITIVE,
     "arch.final_learning_rate": NOT_NEGATIVE,
@@ -289,10 +244,10 @@ def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: i
     raise UserError(f"config.{name} is {batch_size}; the training split has only {num_images} images.")
 
 
-def check_target(target_gbops: float, attainable: tuple[float, float]) -> None:
-  """Raises UserError if a target in GBOPs lies outside the attainable range (lowest, highest)."""
+def check_target(target_gbops: float, attainable: tuple[float, float], name: str = "config.arch.target_gbops") -> None:
+  """Raises UserError if a target in GBOPs, called `name`, lies outside the attainable range (lowest, highest)."""
   low, high = attainable
   if not low <= target_gbops <= high:
     raise UserError(
-        f"config.arch.target_gbops is {target_gbops:.6g}; this network reaches {low:.6g} to {high:.6g} GBOPs with "
+        f"{name} is {target_gbops:.6g}; this network reaches {low:.6g} to {high:.6g} GBOPs with "
         "the candidate bit-widths.")

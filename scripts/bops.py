@@ -28,8 +28,8 @@ def main(argv):
   """Prints the table; a UserError becomes one sentence and status 2."""
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
-  layers = context.networks_without_data(_CONFIG.value)[0].layers
-  print(tables.format_costs(layers, _activation_bits(layers)))
+  network, _ = context.networks_without_data(_CONFIG.value)
+  print(tables.format_costs(network.layers, _activation_bits(network.layers), network.module.scheme.layer_bits))
 
 
 def _activation_bits(layers):

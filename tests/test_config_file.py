@@ -100,6 +100,8 @@ def parse(monkeypatch):
     ("arch.target_gbops=0.03", "arch.target_gbops", 0.03),
     ("data.mean=(0.4,)", "data.mean", (0.4,)),
     ("quantization.candidate_bits=(4, 8)", "quantization.candidate_bits", (4, 8)),
+    ("quantization.layer_bits={'*/depthwise': (4, 8), 'head': 8, 'stem': None}", "quantization.layer_bits", {
+        "*/depthwise": (4, 8), "head": 8, "stem": None}),
     ("arch.initial_std=1e-2", "arch.initial_std", 0.01),
     ("network.options.stem_channels=8", "network.options", {
         "stem_stride": 1, "stem_channels": 8, "blocks": ((1, 16, 1, 1), (4, 24, 2, 2), (4, 32, 2, 2)),

@@ -76,6 +76,11 @@ def read(workdir: pathlib.Path, target: float | None = None) -> SavedNetwork:
     check_data(workdir, source.description)
   network, _ = build_networks(config, source.num_classes, source.image_shape[-1])
   network = without_axis(network)
+  for layer in network.layers:
+    if not layer.quantized:
+      raise UserError(
+          f"layer {layer.name} of the run in {workdir} is in full precision (config.quantization.layer_bits), which "
+          "cannot be exported; allowed are networks whose layers are all quantised.")
   selection = parse_results(
       checkpoints / "bit_selection.json", lambda: BitSelection.from_json(
           json.loads((checkpoints / "bit_selection.json").read_text()), network.layers, config.arch.target_tolerance))

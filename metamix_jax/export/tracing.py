@@ -58,6 +58,8 @@ def trace_marked(module: nn.Module, variables: Mapping[str, Any], image_shape: t
     if context.method_name != "__call__" or not isinstance(layer, (QuantLayer, BatchNorm)):
       return call(*args, **kwargs)
     modules[path] = layer.clone(parent=None)
+    if isinstance(layer, QuantLayer):  # A copy without a parent does not know its path.
+      modules[path] = layer.clone(parent=None, scheme=layer.scheme.of_layer(path))
     x = kwargs["x"] if "x" in kwargs else args[0]
     if isinstance(layer, BatchNorm):
       return BATCH_NORM.bind(x, layer=path)

@@ -6,6 +6,9 @@ from typing import Any
 
 import jax
 
+# Bits of the activations and weights of a layer in full precision, float32.
+FULL_PRECISION_BITS = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
@@ -16,7 +19,7 @@ class LayerCost:
     macs: number of multiply-accumulate operations of one image.
     input_elements: number of activation elements that the layer reads, of one image.
     candidate_bits: candidate activation bit-widths, ascending; a layer with one candidate is not searched.
-    weight_bits: bits of the weights.
+    weight_bits: bits of the weights. A layer in full precision has FULL_PRECISION_BITS in both.
     kind: "conv", "depthwise" or "dense"; "other" for a user's own layer class.
     input_range: range of the values that the layer reads (M3): "unsigned", "signed" or "hard_swish".
   """
@@ -33,6 +36,11 @@ class LayerCost:
   def searched(self) -> bool:
     """Tells whether the layer has more than one candidate bit-width."""
     return len(self.candidate_bits) > 1
+
+  @property
+  def quantized(self) -> bool:
+    """Tells whether the layer is quantised at all; one in full precision has no step sizes."""
+    return self.candidate_bits != (FULL_PRECISION_BITS,)
 
   def candidate_of(self, bits: int) -> int:
     """Returns the index of a bit-width among the candidates.

@@ -1,8 +1,8 @@
 """Precision trees: they tell each layer of a network how to quantise its input (see nn/layers.py).
 
-A tree mirrors the modules of the network; an empty tree means full precision. Its leaves are arrays, so a change of
-bits changes data and not the program. Only these trees hold indices of candidates; everywhere else a bit-width is a
-number of bits.
+A tree mirrors the modules of the network; an empty tree means full precision, and so does a layer that has no leaf. The
+leaves are arrays, so a change of bits changes data and not the program. Only these trees hold indices of candidates;
+everywhere else a bit-width is a number of bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ FULL_PRECISION: dict = {}
 
 def uniform_precision(layers: Sequence[LayerCost], candidate: Array) -> dict:
   """Puts every searched layer at the candidate with index `candidate`, int32 scalar, for the scan of M10."""
-  return _candidate_tree({layer.name: candidate if layer.searched else 0 for layer in layers})
+  return _candidate_tree({layer.name: candidate if layer.searched else 0 for layer in layers if layer.quantized})
 
 
 def bits_at_width(layers: Sequence[LayerCost], width: int) -> dict[str, int]:
@@ -44,7 +44,7 @@ def precision_at_width(layers: Sequence[LayerCost], width_index: Array) -> dict:
   """
   bits = [bits_at_width(layers, width) for width in candidate_widths(layers)]
   candidates: dict[str, int | Array] = {}
-  for layer in layers:
+  for layer in (layer for layer in layers if layer.quantized):
     indices = [layer.candidate_of(of_layers[layer.name]) for of_layers in bits]
     if not layer.searched:
       candidates[layer.name] = 0
@@ -66,7 +66,8 @@ def assigned_precision(layers: Sequence[LayerCost], bits: Mapping[str, int]) -> 
     ValueError: a layer does not have this candidate.
   """
   return _candidate_tree({
-      layer.name: layer.candidate_of(bits[layer.name]) if layer.searched else 0 for layer in layers})
+      layer.name: layer.candidate_of(bits[layer.name]) if layer.searched else 0 for layer in layers
+      if layer.quantized})
 
 
 def mixed_precision(layers: Sequence[LayerCost], alpha: Mapping[str, Array]) -> dict:
@@ -76,7 +77,7 @@ def mixed_precision(layers: Sequence[LayerCost], alpha: Mapping[str, Array]) -> 
       for layer in layers if layer.searched
   } | {
       (*layer.name.split("/"), "candidate"): jnp.zeros((), jnp.int32)
-      for layer in layers if not layer.searched
+      for layer in layers if not layer.searched and layer.quantized
   })
 
 

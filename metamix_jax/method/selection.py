@@ -1,6 +1,6 @@
 """The end of the search (M13): from alpha to one bit-width for each searched layer, at or under the target."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import math
 
 import numpy as np
@@ -44,6 +44,52 @@ def select_for_targets(
   return [
       (select_within_target(layers, of_target, target, tolerance), most_probable_bits(layers, of_target))
       for target, of_target in zip(targets_gbops, of_targets, strict=True)]
+
+
+def weights_of_searches(searched_targets: Iterable[float], target_gbops: float) -> dict[float, float]:
+  """Returns which searches serve a target that may not have been searched, and with what weight [A].
+
+  Between two searched targets both serve it, each with a weight that falls linearly with the distance in GBOPs. Beyond
+  the outermost one, that one alone does. A searched target is served by its own search.
+
+  Args:
+    searched_targets: targets in GBOPs of one image, at least one.
+    target_gbops: the target to serve.
+
+  Returns:
+    {searched target: weight above 0}, ascending; the weights sum to 1.
+  """
+  searched = sorted(searched_targets)
+  below = max((target for target in searched if target <= target_gbops), default=searched[0])
+  above = min((target for target in searched if target >= target_gbops), default=searched[-1])
+  if below == above:
+    return {below: 1.0}
+  share = (target_gbops - below) / (above - below)
+  return {below: 1 - share, above: share}
+
+
+def alpha_for_target(
+    alpha: Mapping[float, Mapping[str, np.ndarray]], target_gbops: float
+) -> dict[str, np.ndarray]:
+  """Returns an alpha for a target that may not have been searched, from the alphas of the searched ones [A].
+
+  It is the expected log probability of each candidate under `weights_of_searches`. The selection for the new target
+  then maximises the expected log probability of an assignment: a layer on which the two searches agree keeps its bits,
+  and where they differ the more decided one counts for more. The alpha of a searched target is returned unchanged.
+
+  Args:
+    alpha: {target in GBOPs: {layer name: [B]}}, one entry for each searched target.
+    target_gbops: the target to serve, in GBOPs of one image.
+
+  Returns:
+    {layer name: [B]}, as `select_within_target` takes it.
+  """
+  weights = weights_of_searches(alpha, target_gbops)
+  if len(weights) == 1:
+    return dict(alpha[min(weights)])
+  return {
+      name: np.asarray(sum(weight * _log_probabilities(alpha[target][name]) for target, weight in weights.items()))
+      for name in alpha[min(weights)]}
 
 
 def select_within_target(

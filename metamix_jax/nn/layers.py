@@ -11,7 +11,8 @@ What a layer does is decided by the variables it is given, never by a flag:
   calibration   mean_magnitude  []      written when the collection is mutable: mean|x| (M4)
   calibration   minimum         []      written with it: the lowest value of x
 
-Without an entry in `precision` the input stays in full precision. All of them are arrays, so one compiled
+Without an entry in `precision` the input stays in full precision, and so does the kernel of a layer that has no weight
+step sizes in stage B (config.quantization.layer_bits). All of them are arrays, so one compiled
 program serves every assignment of bits.
 """
 
@@ -46,7 +47,7 @@ class QuantLayer(nn.Module):
   through `quantize_input` once and the kernel through `quantize_kernel`; its `macs` say what it costs.
 
   Attributes:
-    scheme: how the layer is quantised.
+    scheme: how the layer is quantised, before what `scheme.layer_bits` says of its name.
     input_range: what it reads (M3): "unsigned", "signed" or "hard_swish".
   """
 
@@ -74,7 +75,7 @@ class QuantLayer(nn.Module):
     if not self.has_variable("precision", "candidate") and not self.has_variable("precision", "probabilities"):
       return x
     step_sizes = self.get_variable("step_sizes", "activation")
-    codes = code_range(self.scheme.candidate_bits, self.input_range)
+    codes = code_range(self._scheme_here().candidate_bits, self.input_range)
     scales = step_size_gradient_scale(x.size * self._num_replicas(), codes.highest)
     shift = input_shift(self.input_range)
     shifted = x.astype(jnp.float32) + shift if shift else x  # Added in bfloat16, the shift would round x.
@@ -91,9 +92,13 @@ class QuantLayer(nn.Module):
     """The kernel [..., C], on the grid of its output channels where it has weight step sizes (M1)."""
     if not self.has_variable("step_sizes", "weight"):
       return kernel
-    codes = code_range(self.scheme.weight_bits, "signed")
+    codes = code_range(self._scheme_here().weight_bits, "signed")
     scale = step_size_gradient_scale(kernel.size, codes.highest)
     return self.scheme.quantizer.fake_quantize(kernel, self.get_variable("step_sizes", "weight"), codes, scale)
+
+  @nn.nowrap
+  def _scheme_here(self) -> QuantizationScheme:
+    return self.scheme.of_layer("/".join(self.path))
 
   def _num_replicas(self) -> int:
     axis_name = self.scheme.placement.axis_name

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from jax import Array
 
 from metamix_jax.method.bit_mixture import mix_bit_widths
+from metamix_jax.method.bops import FULL_PRECISION_BITS
+from metamix_jax.method.layer_bits import LayerBits, deciding_pattern
 from metamix_jax.method.quantizers import fake_quantize
 from metamix_jax.nn.batch_norm import BatchNorm
 
@@ -51,6 +53,7 @@ class QuantizationScheme:
     fixed_bits: activation and weight bits of layers that are not searched (first and last) [C].
     placement: how the layers run on devices.
     quantizer: the functions that quantise.
+    layer_bits: bits of single layers, which go before all others.
   """
 
   candidate_bits: tuple[int, ...]
@@ -58,6 +61,28 @@ class QuantizationScheme:
   fixed_bits: int
   placement: Placement = Placement()
   quantizer: Quantizer = LSQ
+  layer_bits: LayerBits = ()
+
+  def of_layer(self, name: str) -> "QuantizationScheme":
+    """The scheme of one layer, with what `layer_bits` says about it.
+
+    Candidates leave the weights as they are; one bit-width is for activations and weights, as `fixed` has it; full
+    precision is FULL_PRECISION_BITS for both.
+
+    Args:
+      name: path of the layer in its network, "/" between its parts.
+    """
+    if not self.layer_bits:
+      return self
+    here = dataclasses.replace(self, layer_bits=())
+    pattern = deciding_pattern(self.layer_bits, name)
+    if pattern is None:
+      return here
+    bits = dict(self.layer_bits)[pattern]
+    if isinstance(bits, tuple):
+      return dataclasses.replace(here, candidate_bits=bits)
+    bits = FULL_PRECISION_BITS if bits is None else bits
+    return dataclasses.replace(here, candidate_bits=(bits,), weight_bits=bits)
 
   @property
   def fixed(self) -> "QuantizationScheme":

@@ -181,7 +181,7 @@ def _cost(layer: QuantLayer, path: str, x: Array, y: Array) -> LayerCost:
     kind = "depthwise" if layer.feature_group_count == x.shape[-1] > 1 else "conv"
   else:
     kind = "dense" if isinstance(layer, QuantDense) else "other"
-  scheme = layer.scheme
+  scheme = layer.scheme.of_layer(path)
   return LayerCost(path, macs, math.prod(x.shape), scheme.candidate_bits, scheme.weight_bits, kind, layer.input_range)
 
 

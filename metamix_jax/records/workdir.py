@@ -26,6 +26,9 @@ CHANGEABLE = (
     "metrics.alarm_records", "metrics.every_steps", "metrics.tensorboard",
 )
 
+# Fields that older runs do not have, with the values that they ran with.
+YOUNGER_FIELDS = {"quantization.layer_bits": None}
+
 
 @contextlib.contextmanager
 def hold_workdir(workdir: pathlib.Path) -> Iterator[None]:
@@ -58,7 +61,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   earlier = read_saved_config(path)
   changes = []
   for name in sorted(set(earlier) | set(fields)):
-    if earlier.get(name) == fields.get(name):
+    if earlier.get(name, YOUNGER_FIELDS.get(name)) == fields.get(name):
       continue
     if name in CHANGEABLE:
       if name in earlier:
@@ -158,7 +161,7 @@ def load_config_of_run(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   if not path.exists():
     raise UserError(f"{workdir} is not the folder of a run: it has no config.json.")
   config = ml_collections.ConfigDict()
-  for name, value in read_saved_config(path).items():
+  for name, value in (YOUNGER_FIELDS | read_saved_config(path)).items():
     *sections, field = name.split(".")
     section = config
     for part in sections:

@@ -11,12 +11,11 @@ import numpy as np
 from metamix_jax.method.bops import candidate_widths, layer_gbops
 from metamix_jax.records.names import STAGES, TRAINING_PHASES, format_target, name_for_target
 from metamix_jax.records.results import FULL_PRECISION_TOP1, TOP1_OF_STAGE, TargetResult
-from metamix_jax.reporting import search_quality
+from metamix_jax.reporting import curve, search_quality
 from metamix_jax.reporting.saved_run import SavedRun
 from metamix_jax.reporting.style import (
   BLACK,
   BLUE,
-  GREEN,
   GREY,
   KIND_STYLES,
   VERMILION,
@@ -27,9 +26,6 @@ from metamix_jax.reporting.style import (
 )
 
 CAPTIONS = {
-    "accuracy_against_cost": (
-        "Straight from the meta-state, batch-norm statistics are re-estimated on a few training batches for each "
-        "assignment; no weights were trained for it."),
     "bits": (
         "Layers in network order from top to bottom. Where the most probable bits did not fit the target, they stand "
         "behind the selected ones."),
@@ -52,18 +48,19 @@ def bits_per_layer(target: TargetResult) -> Figure:
       f"Bits selected for each layer: {total:.4g} GBOPs of {format_target(target.target_gbops)}, "
       f"{target.average_activation_bits:.2f} activation bits on average", 10, figure_height(len(layers)))
   bits_axes, share_axes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+  widths = sorted({bits for layer in layers if layer.quantized for bits in layer.candidate_bits})
   shares = [100 * layer_gbops(layer, bits_of_layers[layer.name]) / total for layer in layers]
   for row, (layer, share) in enumerate(zip(layers, shares, strict=True)):
     style = {"edgecolor": BLACK, "linewidth": 0.4, "height": 0.72, **KIND_STYLES[layer.kind],
              "alpha": 1.0 if layer.searched else _FIXED_ALPHA}
     bits = bits_of_layers[layer.name]
-    bits_axes.barh(row, bits, **style)
+    shown, words = (bits, str(bits)) if layer.quantized else (1.15 * widths[-1], "full precision")
+    bits_axes.barh(row, shown, **style)
     share_axes.barh(row, share, **style)
     note = f"  (most probable: {changed[layer.name][0]})" if layer.name in changed else ""
-    bits_axes.text(bits + 0.08, row, f"{bits}{note}", va="center", fontsize=7)
+    bits_axes.text(shown + 0.08, row, f"{words}{note}", va="center", fontsize=7)
     share_axes.text(share + 0.01 * max(shares), row, f"{share:.1f}", va="center", fontsize=7)
   label_layers(bits_axes, [layer.name for layer in layers])
-  widths = sorted({bits for layer in layers for bits in layer.candidate_bits})
   bits_axes.set(xlabel="bits of the input activations", xlim=(0, widths[-1] * 1.4), xticks=[0, *widths])
   share_axes.set(xlabel="share of the BOPs at these bits [%]", xlim=(0, 1.12 * max(shares)))
   share_axes.tick_params(left=False)
@@ -202,37 +199,6 @@ def training(run: SavedRun) -> Figure | None:
   return figure
 
 
-def accuracy_against_cost(run: SavedRun) -> Figure | None:
-  """Draws top-1 over GBOPs of every target, before and after weight training, with the uniform bit-widths."""
-  uniform = [(result.bits, result.gbops, result.top1) for result in run.uniform_results if result.top1 is not None]
-  if not uniform:
-    return None
-  figure = new_figure("Accuracy against cost: selected bits and uniform bits", 8, 5.2)
-  axes = figure.subplots()
-  axes.plot([cost for _, cost, _ in uniform], [top1 for _, _, top1 in uniform], "X", color=GREY, markersize=8,
-            linestyle=":", linewidth=1, label="uniform bits, meta-state")
-  for bits, cost, top1 in uniform:
-    axes.annotate(f"{bits} bits", (cost, top1), (6, -11), textcoords="offset points", fontsize=8, color=GREY)
-  stages = (
-      ("meta_state_top1", "selected bits, meta-state", VERMILION, "o"), ("stage_a_top1", "after stage A", GREEN, "s"),
-      ("final_top1", "final: after stage B", BLUE, "D"))
-  for name, label, colour, marker in stages:
-    reached = sorted(
-        (result.gbops, getattr(result, name)) for result in run.target_results if getattr(result, name) is not None)
-    if reached:
-      axes.plot(*zip(*reached, strict=True), marker=marker, color=colour, linewidth=1.3, label=label,
-                markeredgecolor="white")
-  if run.full_precision_top1 is not None:
-    axes.axhline(run.full_precision_top1, color=BLACK, linestyle="--", linewidth=1, label="full precision")
-  for number, target in enumerate(run.targets):
-    axes.axvline(target, color=GREY, linewidth=0.8, linestyle=":", zorder=0, label="" if number else "target")
-  axes.set(xlabel="cost of one image [GBOPs]", ylabel="top-1 on the evaluation split [%]")
-  axes.margins(x=0.08, y=0.12)
-  axes.grid()
-  figure.legend(loc="outside lower center", ncols=3)
-  return figure
-
-
 def activation_stability(run: SavedRun) -> Figure | None:
   """Draws how far batch statistics move between bit-widths, layer by layer, before and after bit-meta training."""
   stability = run.activation_stability
@@ -283,10 +249,12 @@ def _results_of(run, section, names):
 
 def figures_of(run: SavedRun) -> Iterator[tuple[str, str, Callable[[], Figure | None]]]:
   """Yields (file name without its ending, caption, how to draw it) of every figure, in the order of the page."""
-  yield "accuracy_against_cost", CAPTIONS["accuracy_against_cost"], lambda: accuracy_against_cost(run)
+  yield "accuracy_against_cost", curve.CAPTION, lambda: curve.accuracy_against_cost(run)
   for result in run.target_results:
     name = name_for_target("bits", result.target_gbops, run.targets)
     yield name, CAPTIONS["bits"], lambda result=result: bits_per_layer(result)
+  for chosen in run.chosen_targets:
+    yield f"bits_{chosen.name}", CAPTIONS["bits"], lambda result=chosen.result: bits_per_layer(result)
   yield "search_quality", search_quality.CAPTION, lambda: search_quality.search_quality(run)
   yield "search_cost", CAPTIONS["search_cost"], lambda: search_cost(run)
   for target in run.targets:

@@ -95,9 +95,11 @@ def _selection_table(run):
   def layers_at(bits):
     return " / ".join(str(sum(value == width for value in bits)) for width in widths)
 
-  for result in run.target_results:
+  results = [("selected bits", result) for result in run.target_results]
+  results += [("bits chosen afterwards", chosen.result) for chosen in run.chosen_targets]
+  for label, result in results:
     missed = "" if result.target_met else " (missed)"
-    rows.append(["selected bits", format_target(result.target_gbops) + missed, f"{result.gbops:.6g}",
+    rows.append([label, format_target(result.target_gbops) + missed, f"{result.gbops:.6g}",
                  f"{result.average_activation_bits:.2f}", layers_at(result.bits.values()),
                  *map(_percent, (result.meta_state_top1, result.stage_a_top1, result.final_top1))])
   num_searched = sum(layer.searched for layer in run.layers)
@@ -111,7 +113,7 @@ def _selection_table(run):
             "top-1 after stage A [%]", "final top-1 [%]"]
   targets = ", ".join(map(format_target, run.targets))
   note = "" if run.target_results else f"<p>No bits are selected yet. Target: {targets} GBOPs.</p>\n"
-  return note + _table(header, rows, num_references=len(rows) - len(run.target_results))
+  return note + _table(header, rows, num_references=len(rows) - len(results))
 
 
 def _search_quality_table(run):
@@ -130,12 +132,17 @@ def _search_quality_table(run):
 
 
 def _layer_table(run):
+  results = [*run.target_results, *(chosen.result for chosen in run.chosen_targets)]
   header = ["layer", "kind", "multiply-accumulates", "weight bits"] + [
-      f"bits at {format_target(result.target_gbops)} GBOPs" for result in run.target_results]
-  assignments = [result.all_bits for result in run.target_results]
+      f"bits at {format_target(result.target_gbops)} GBOPs" for result in results]
+  assignments = [result.all_bits for result in results]
   return _table(header, (
-      [layer.name + ("" if layer.searched else " (not searched)"), layer.kind, f"{layer.macs:,}", layer.weight_bits] + [
+      [layer.name + _note(layer), layer.kind, f"{layer.macs:,}", layer.weight_bits] + [
           bits[layer.name] for bits in assignments] for layer in run.layers))
+
+
+def _note(layer):
+  return "" if layer.searched else " (not searched)" if layer.quantized else " (full precision)"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence], num_references: int = 0, kind: str = "numbers") -> str:

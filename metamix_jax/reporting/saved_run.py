@@ -11,6 +11,7 @@ import numpy as np
 
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import LayerCost, uniform_widths
+from metamix_jax.records.chosen_targets import ChosenTarget, read_chosen_targets
 from metamix_jax.records.names import STAGES, TRAINING_PHASES, format_target, name_for_target
 from metamix_jax.records.results import (
   FULL_PRECISION_TOP1,
@@ -37,6 +38,7 @@ class SavedRun:
     results: {phase: results} of each finished phase, from DIR/checkpoints/PHASE.json.
     summary: contents of DIR/report/summary.json; None: the run is not finished.
     search_quality: of DIR/report/search_quality.json; None: it was not measured.
+    chosen_targets: of DIR/report/chosen_targets.json, ascending; (): no target was chosen after the search.
   """
 
   folder: pathlib.Path
@@ -46,6 +48,7 @@ class SavedRun:
   results: Mapping[str, Mapping[str, Any]]
   summary: Mapping[str, Any] | None
   search_quality: SearchQuality | None = None
+  chosen_targets: tuple[ChosenTarget, ...] = ()
 
   @functools.cached_property
   def targets(self) -> list[float]:
@@ -143,7 +146,7 @@ def read(folder: pathlib.Path) -> SavedRun:
   summary = folder / "report" / "summary.json"
   run = SavedRun(
       folder, config, layers, records, results, _parse(summary, _object) if summary.exists() else None,
-      read_search_quality(folder, layers))
+      read_search_quality(folder, layers), read_chosen_targets(folder, layers, config["arch.target_tolerance"]))
   parse_results(folder / "checkpoints" / "bit_selection.json", lambda: run.activation_stability)
   parse_results(folder / "checkpoints" / "meta_evaluation.json", lambda: run.uniform_results)
   return run

@@ -11,6 +11,7 @@ from metamix_jax.method.bops import (
     uniform_bits,
     uniform_widths,
 )
+from metamix_jax.method.layer_bits import LayerBits, deciding_pattern
 from metamix_jax.records.names import format_target
 from metamix_jax.records.search_quality import AssignmentScore, SearchQuality
 from metamix_jax.reporting.saved_run import SavedRun
@@ -24,7 +25,9 @@ def format_table(run: SavedRun) -> str:
   """
   if run.summary is None:
     raise ValueError(f"{run.folder} holds a run that is not finished; it has no summary.")
-  lines = _format_target(run) if len(run.targets) == 1 else _format_curve(run)
+  lines = _format_target(run) if len(run.targets) == 1 else []
+  if len(run.targets) > 1 or run.chosen_targets:
+    lines += format_curve(run)
   if run.summary["skipped_records"]:
     lines += [
         "", f"{run.summary['skipped_records']} records could not be decoded and were left out; the log names them"]
@@ -43,8 +46,8 @@ def _search_verdicts(run):
           for target in run.search_quality.targets]
 
 
-def _format_curve(run):
-  """Returns the lines of the curve: targets and uniform bit-widths in the order of their cost."""
+def format_curve(run: SavedRun) -> list[str]:
+  """Returns the lines of the curve: searched and chosen targets and uniform bit-widths in the order of their cost."""
   lines = [
       "", "Accuracy and cost: GBOPs of one image; top-1 in %, from the meta-state and after each stage",
       f"  {'target':<14} {'selected':>10} {'average bits':>13} {'meta-state':>11} {'stage A':>8} {'final':>7}"]
@@ -55,11 +58,17 @@ def _format_curve(run):
       (result.gbops, format_target(result.target_gbops), result.average_activation_bits, result.meta_state_top1,
        result.stage_a_top1, result.final_top1, "" if result.target_met else "  TARGET MISSED")
       for result in run.target_results]
-  for cost, name, bits, meta_state, stage_a, final, note in sorted(uniform + targets, key=lambda row: row[0]):
+  chosen = [
+      (result.gbops, format_target(result.target_gbops), result.average_activation_bits, result.meta_state_top1, None,
+       None, "  chosen afterwards" + ("" if result.target_met else ", TARGET MISSED"))
+      for result in (other.result for other in run.chosen_targets)]
+  for cost, name, bits, meta_state, stage_a, final, note in sorted(
+      uniform + targets + chosen, key=lambda row: row[0]):
     cells = " ".join([
         f"{cost:>10.6f}", _cell(bits, 13, 3), _cell(meta_state, 11, 2), _cell(stage_a, 8, 2), _cell(final, 7, 2)])
     lines.append(f"  {name:<14} {cells}".rstrip() + note)
-  lines.append(f"  full precision {run.full_precision_top1:>36.2f}")
+  if run.full_precision_top1 is not None:
+    lines.append(f"  full precision {run.full_precision_top1:>36.2f}")
   return lines
 
 
@@ -155,25 +164,29 @@ def _sentence(target):
   return target.verdict if target.better_than_chance else f"is {target.verdict}"
 
 
-def format_costs(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]) -> str:
+def format_costs(
+    layers: Sequence[LayerCost], activation_bits: Mapping[str, int], layer_bits: LayerBits = ()
+) -> str:
   """Returns the BOPs report of an assignment as text: MACs, bits and share of each layer; the totals; the rule (M8).
 
   Args:
     layers: every quantised layer.
     activation_bits: bits by layer name.
+    layer_bits: the patterns of the config; the report shows what each of them caught.
   """
   total = gbops(layers, activation_bits)
   width = max(len(layer.name) for layer in layers)
   lines = [f"{'layer':<{width}}  {'kind':<9}  {'MACs':>12}  weight bits  activation bits  share of BOPs"]
   for layer in layers:
     share = layer_gbops(layer, activation_bits[layer.name]) / total
-    note = "" if layer.searched else "  not searched"
+    note = "" if layer.searched else "  not searched" if layer.quantized else "  full precision"
     lines.append(
         f"{layer.name:<{width}}  {layer.kind:<9}  {layer.macs:>12,}  {layer.weight_bits:>11}  "
         f"{activation_bits[layer.name]:>15}  {share:>13.2%}{note}")
   searched = [layer for layer in layers if layer.searched]
   fixed = " and ".join(
       f"{layer.name} ({layer.candidate_bits[0]}/{layer.weight_bits})" for layer in layers if not layer.searched)
+  lines += _format_patterns(layers, layer_bits)
   lowest, highest = attainable_range(layers)
   lines += [
       "", f"{len(layers)} layers, {len(searched)} searched; {sum(layer.macs for layer in layers):,} MACs",
@@ -191,3 +204,15 @@ def format_costs(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]
       "Batch norm, additions and pooling are not counted. Published figures differ in this rule.",
   ]
   return "\n".join(lines)
+
+
+def _format_patterns(layers, layer_bits):
+  """Returns a line for each pattern of config.quantization.layer_bits: its bits, the layers that it decides over."""
+  lines = ["", "What each pattern of config.quantization.layer_bits caught"] if layer_bits else []
+  deciding = {layer.name: deciding_pattern(layer_bits, layer.name) for layer in layers}
+  for pattern, bits in layer_bits:
+    words = "full precision" if bits is None else f"candidates {', '.join(map(str, bits))}" if isinstance(
+        bits, tuple) else f"{bits}/{bits}"
+    caught = [name for name, other in deciding.items() if other == pattern]
+    lines.append(f"  {pattern} ({words}): {', '.join(caught) or 'nothing, for more specific patterns decide'}")
+  return lines

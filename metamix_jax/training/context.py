@@ -16,6 +16,7 @@ from metamix_jax import config as config_rules
 from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import attainable_range
+from metamix_jax.method.layer_bits import patterns_that_match_nothing
 from metamix_jax.models import create_network, pretrained
 from metamix_jax.models.network import Network
 from metamix_jax.nn.scheme import LSQ, Placement, QuantizationScheme, Quantizer
@@ -133,11 +134,13 @@ def build_networks(
   module = create_network(config.network.name, num_classes, scheme, config.network.options.to_dict())
   image_shape = (config.data.image_size, config.data.image_size, channels)
   traced = trace_network(module, image_shape)
+  _check_layer_bits(scheme.layer_bits, traced.layers)
   check_training(traced, module, image_shape, AXIS)
   if not any(layer.searched for layer in traced.layers):
     raise UserError(
         f"config.network.name is {config.network.name!r}, which has no layer to search; at least one QuantConv or "
-        "QuantDense must take `scheme` itself, not `scheme.fixed`.")
+        "QuantDense must take `scheme` itself, not `scheme.fixed`, and keep two candidates in "
+        "config.quantization.layer_bits.")
   if traced.uncounted:
     logging.getLogger("metamix_jax").warning(
         "In full precision, and not counted in GBOPs: %s (parameters outside of QuantConv and QuantDense).",
@@ -167,7 +170,18 @@ def networks_without_data(config: ml_collections.ConfigDict) -> tuple[Network, N
 def _quantization_scheme(config, quantizer=LSQ):
   section = config.quantization
   placement = Placement(AXIS, config.network.synchronized_batch_norm, section.depthwise)
-  return QuantizationScheme(section.candidate_bits, section.weight_bits, section.fixed_bits, placement, quantizer)
+  return QuantizationScheme(
+      section.candidate_bits, section.weight_bits, section.fixed_bits, placement, quantizer,
+      tuple(sorted((section.layer_bits or {}).items(), key=lambda item: item[0])))
+
+
+def _check_layer_bits(layer_bits, layers):
+  """Raises UserError for a pattern that matches no layer."""
+  names = [layer.name for layer in layers]
+  for pattern in patterns_that_match_nothing(layer_bits, names):
+    raise UserError(
+        f"config.quantization.layer_bits has the pattern {pattern!r}, which matches no layer; the layers are "
+        f"{', '.join(names)}.")
 
 
 def _check_networks(config):

@@ -26,7 +26,7 @@ def check_input_ranges(context: TrainingContext, meta: MetaState) -> None:
   """
   batch = next(context.place(context.data.train_epoch(0)))
   read = jax.device_get(context.programs.input_range_step(meta.without_optimizer(), batch))
-  for layer in context.network.layers:
+  for layer in (layer for layer in context.network.layers if layer.quantized):
     minimum, lowest = float(read["minimum"][layer.name]), lowest_input(layer.input_range)
     scale = float(read["mean_magnitude"][layer.name]) + input_shift(layer.input_range)
     if minimum < lowest - ROUNDING * scale:

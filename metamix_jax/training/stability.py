@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metamix_jax.method.bops import uniform_bits, uniform_widths
-from metamix_jax.method.precision import assigned_precision
+from metamix_jax.method.bops import candidate_widths
+from metamix_jax.method.precision import assigned_precision, bits_at_width
 from metamix_jax.models.network import Tree
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.evaluation import reestimate_batch_statistics
@@ -18,7 +18,7 @@ from metamix_jax.training.state import MetaState
 
 
 def measure_stability(context: TrainingContext, meta: MetaState) -> dict[str, float]:
-  """Measures how far each batch-norm layer's input statistics move between the uniform bit-widths.
+  """Measures how far each batch-norm layer's input statistics move between the bit-widths of bit-meta training.
 
   The statistics are averaged over config.reestimation_batches training batches; the state does not change.
 
@@ -26,8 +26,8 @@ def measure_stability(context: TrainingContext, meta: MetaState) -> dict[str, fl
     {layer name: `activation_distance`} in network order; {} for a network without batch norm.
   """
   layers, statistics = context.network.layers, []
-  for bits in uniform_widths(layers):
-    precision = assigned_precision(layers, uniform_bits(layers, bits))
+  for width in candidate_widths(layers):
+    precision = assigned_precision(layers, bits_at_width(layers, width))
     batch_stats = reestimate_batch_statistics(context, meta, precision).batch_stats
     statistics.append(traverse_util.flatten_dict(jax.device_get(batch_stats), sep="/"))
   return {

@@ -105,14 +105,14 @@ def _start_activation_step_sizes(network, mean_magnitudes):
       (*layer.name.split("/"), "activation"): jnp.maximum(
           activation_step_sizes(mean_magnitudes[layer.name], layer.candidate_bits, layer.input_range),
           network.step_size_floor)
-      for layer in network.layers
+      for layer in network.layers if layer.quantized
   })
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _start_weight_step_sizes(network, step_sizes, weights):
   step_sizes, kernels = traverse_util.flatten_dict(step_sizes), traverse_util.flatten_dict(weights)
-  for layer in network.layers:
+  for layer in (layer for layer in network.layers if layer.quantized):
     path = tuple(layer.name.split("/"))
     start = weight_step_sizes(kernels[*path, "kernel"], layer.weight_bits)
     step_sizes[*path, "weight"] = jnp.maximum(start, network.step_size_floor)

@@ -104,8 +104,9 @@ def write_run(folder, config, num_classes, channels, phases=ALL_PHASES, begun=No
       "pretraining": {"full_precision_top1": 75.2},
       "bit_selection": {
           "targets": [
-              {"target_gbops": target, "bits": chosen, "most_probable_bits": probable}
-              for target, chosen, probable in zip(targets, selected, argmax, strict=True)],
+              {"target_gbops": target, "bits": chosen, "most_probable_bits": probable,
+               "alpha": {name: list(of_layer) for name, of_layer in values.items()}}
+              for target, chosen, probable, values in zip(targets, selected, argmax, alpha, strict=True)],
           "activation_stability": {
               when: {f"{layer.name}_norm": float(scale * np.exp(0.5 * rng.normal())) for layer in layers[:-1]}
               for when, scale in (("before", 0.6), ("after", 0.08))}},

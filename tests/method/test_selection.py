@@ -15,7 +15,13 @@ from metamix_jax.method.bops import (
     uniform_widths,
 )
 from metamix_jax.method.precision import assigned_precision
-from metamix_jax.method.selection import most_probable_bits, select_for_targets, select_within_target
+from metamix_jax.method.selection import (
+    alpha_for_target,
+    most_probable_bits,
+    select_for_targets,
+    select_within_target,
+    weights_of_searches,
+)
 
 LAYERS = (
     LayerCost("first", 10**9, 100, (8,), 8, "conv", "unsigned"),
@@ -108,3 +114,34 @@ def test_target_below_reach():
 def test_average_bits_are_weighted_by_the_elements_read():
   # (8 * 100 + 3 * 50 + 4 * 30 + 8 * 20) / 200
   assert average_activation_bits(LAYERS, {"first": 8, "a": 3, "b": 4, "c": 8}) == 6.15
+
+
+@pytest.mark.parametrize("target, weights", [
+    (100.0, {150.0: 1.0}), (150.0, {150.0: 1.0}), (160.0, {150.0: 0.75, 190.0: 0.25}), (190.0, {190.0: 1.0}),
+    (191.0, {190.0: 0.9, 200.0: 0.1}), (300.0, {200.0: 1.0})])
+def test_the_searches_beside_a_target_serve_it(target, weights):
+  found = weights_of_searches((190.0, 150.0, 200.0), target)
+  assert list(found) == sorted(weights) and found == pytest.approx(weights, rel=1e-12)
+
+
+def test_bits_between_two_searches_have_the_highest_expected_log_probability():
+  other = {"a": np.array([2.0, -1.0, 0.5]), "b": np.array([-3.0, 1.5, 1.0]), "c": np.array([0.5, 0.25, 0.0])}
+  alpha = {150.0: other, 190.0: ALPHA}
+  for target in (155.0, 170.0, 188.0):
+    weight = (target - 150) / 40
+
+    def expected(bits, weight=weight):
+      return sum(
+          share * (values[name] - np.log(np.exp(values[name]).sum()))[(3, 4, 8).index(width)]
+          for share, values in ((1 - weight, other), (weight, ALPHA)) for name, width in bits.items())
+
+    choices = [dict(zip("abc", choice, strict=True)) for choice in itertools.product((3, 4, 8), repeat=3)]
+    best = max((bits for bits in choices if 0.9 * target <= cost_of(bits) <= target), key=expected)
+    assert select_within_target(LAYERS, alpha_for_target(alpha, target), target, 0.1) == best
+
+
+def test_a_searched_target_is_served_by_its_own_alpha_unchanged():
+  alpha = {150.0: {name: values + 1 for name, values in ALPHA.items()}, 190.0: ALPHA}
+  for target, expected in ((190.0, alpha[190.0]), (500.0, alpha[190.0]), (150.0, alpha[150.0]), (1.0, alpha[150.0])):
+    served = alpha_for_target(alpha, target)
+    assert served.keys() == expected.keys() and all(served[name] is expected[name] for name in expected)

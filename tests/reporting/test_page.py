@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from metamix_jax.method.bops import gbops
-from metamix_jax.reporting import figures, saved_run
+from metamix_jax.reporting import curve, figures, saved_run
 from metamix_jax.reporting import page as report_page
 from tests.helpers.files import ROOT
 from tests.helpers.saved_runs import large_config, small_config, write_run
@@ -108,7 +108,7 @@ def test_figures_draw_what_was_recorded(small):
   np.testing.assert_array_equal(entropy_axes.lines[0].get_ydata(), entropies)
   assert cost_axes.lines[1].get_ydata()[0] == 0.025
 
-  axes = figures.accuracy_against_cost(run).axes[0]
+  axes = curve.accuracy_against_cost(run).axes[0]
   drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
   [result] = run.target_results
   np.testing.assert_array_equal(drawn["final: after stage B"], [[result.gbops, 72.5]])

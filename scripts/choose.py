@@ -1,0 +1,131 @@
+#!/usr/bin/env python
+"""Chooses bits for targets that a finished search did not have, and adds them to the report of the run.
+
+  python scripts/choose.py runs/curve --target=0.03
+  python scripts/choose.py runs/curve --target=0.022 --target=0.027 --target=0.034
+
+The bits follow from the saved alphas of the searched targets (docs/targets.md says how), in a moment. Their accuracy is
+evaluated straight from the meta-state, as that of the searched targets was. Each target is written to
+DIR/selected_bits_TARGET.json and DIR/report/chosen_targets.json, and the page is made again. A command is printed for
+each one, which trains it.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import os
+import pathlib
+import shlex
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.config import check_target
+from metamix_jax.errors import UserError
+from metamix_jax.method.bops import attainable_range
+from metamix_jax.method.selection import (
+    alpha_for_target,
+    most_probable_bits,
+    select_within_target,
+    weights_of_searches,
+)
+from metamix_jax.records import folder_lock
+from metamix_jax.records.alpha import read_alpha
+from metamix_jax.records.chosen_targets import ChosenTarget, write_chosen_target
+from metamix_jax.records.names import format_target
+from metamix_jax.records.paths import local_folder
+from metamix_jax.records.progress import log_to_terminal
+from metamix_jax.records.results import TargetResult
+from metamix_jax.records.selected_bits import write_selected_bits
+from metamix_jax.records.workdir import check_data, load_config_of_run
+from metamix_jax.reporting import page, saved_run, tables
+
+OF_RUN = pathlib.Path(__file__).parents[1] / "configs" / "of_run.py"
+_TARGETS = flags.DEFINE_multi_float("target", None, "GBOPs of one image; may be given several times.")
+
+
+@exit_on_user_error("choose")
+def main(argv):
+  """Chooses, evaluates and reports; a UserError becomes one sentence and status 2."""
+  if len(argv) != 2:
+    raise UserError(f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
+  workdir = local_folder(argv[1])
+  run = saved_run.read(workdir)
+  results = settle(run, sorted(_TARGETS.value))
+  absl_logging.set_verbosity(absl_logging.FATAL)
+  log_to_terminal()
+  with folder_lock.hold(workdir):
+    for chosen in _evaluate(workdir, results):
+      write_selected_bits(_bits_file(workdir, chosen), chosen.result.bits)
+      write_chosen_target(workdir, chosen, run.layers, run.config["arch.target_tolerance"])
+    written = page.write(workdir)
+  print("\n".join(tables.format_curve(saved_run.read(workdir))))
+  for chosen in results:
+    print(f"\nTo train {chosen.name} GBOPs, {_words(chosen)}:\n  {training_command(workdir, chosen)}")
+  print(f"\nWritten: {', '.join(map(str, (written, *(_bits_file(workdir, chosen) for chosen in results))))}")
+
+
+def settle(run: saved_run.SavedRun, targets: Sequence[float]) -> list[ChosenTarget]:
+  """Selects bits for targets from the saved alphas of a run; nothing is evaluated yet.
+
+  Raises:
+    UserError: a target was searched, is given twice or cannot be reached, or the search is not finished.
+  """
+  alpha, tolerance = read_alpha(run.folder, run.layers), run.config["arch.target_tolerance"]
+  searched, chosen = {format_target(target) for target in run.targets}, []
+  for target in targets:
+    name = format_target(target)
+    if name in searched:
+      raise UserError(
+          f"--target is {name}, which the run in {run.folder} searched, or which is given twice; allowed are other "
+          "targets.")
+    searched.add(name)
+    check_target(target, attainable_range(run.layers), "--target")
+    served = alpha_for_target(alpha, target)
+    chosen.append(ChosenTarget(
+        TargetResult(
+            target, run.layers, tolerance, select_within_target(run.layers, served, target, tolerance),
+            most_probable_bits(run.layers, served)),
+        weights_of_searches(alpha, target)))
+  return chosen
+
+
+def training_command(workdir: pathlib.Path, chosen: ChosenTarget) -> str:
+  """Returns the command that trains a chosen target from the meta-state of the run, in a folder beside the run's."""
+  named = workdir if workdir.name not in ("", "..") else workdir.resolve()
+  return shlex.join([
+      "python", "-m", "metamix_jax.main", f"--config={os.path.relpath(OF_RUN)}:{workdir}",
+      f"--workdir={named.with_name(f'{named.name}_{chosen.name}')}",
+      f"--config.arch.target_gbops={chosen.result.target_gbops!r}", "--config.arch.train_targets=None",
+      f"--config.bits_from={_bits_file(workdir, chosen)}", f"--config.meta_state_from={workdir}"])
+
+
+def _bits_file(workdir, chosen):
+  return workdir / f"selected_bits_{chosen.name}.json"
+
+
+def _words(chosen):
+  """Says from which searches the bits come."""
+  return "chosen from the search for " + " and ".join(
+      f"{format_target(target)}" + (f" ({weight:.0%})" if weight < 1 else "")
+      for target, weight in chosen.searches.items())
+
+
+def _evaluate(workdir: pathlib.Path, results: Sequence[ChosenTarget]) -> Iterator[ChosenTarget]:
+  """Yields the targets with their top-1 straight from the meta-state."""
+  # Here, because JAX and TensorFlow take seconds to load.
+  from metamix_jax.training.context import prepare
+  from metamix_jax.training.evaluation import evaluate_bits
+  from metamix_jax.training.saved_search import load_meta_state
+
+  context = prepare(load_config_of_run(workdir))
+  check_data(workdir, context.data.description)
+  meta = load_meta_state(context, workdir)
+  for chosen in results:
+    top1 = evaluate_bits(context, meta, chosen.result.bits)
+    yield dataclasses.replace(chosen, result=dataclasses.replace(chosen.result, meta_state_top1=top1))
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("target")
+  app.run(main, flags_parser=flags_parser("choose"))

@@ -1,0 +1,124 @@
+"""Targets that are chosen after the search: settled, evaluated, reported, trained."""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from metamix_jax import experiment
+from metamix_jax.config_file import flatten, load_config
+from metamix_jax.errors import UserError
+from metamix_jax.method.selection import alpha_for_target, select_within_target
+from metamix_jax.records.alpha import read_alpha
+from metamix_jax.records.chosen_targets import write_chosen_target
+from metamix_jax.records.results import BitSelection, TargetResult
+from metamix_jax.reporting import curve, page, saved_run, tables
+from metamix_jax.training.context import prepare
+from tests.helpers.configs import digits_config, tiny_config
+from tests.helpers.files import ROOT, load_script
+from tests.helpers.saved_runs import write_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """The folder of a finished run of two targets."""
+  config = digits_config()
+  config.arch.target_gbops = (0.021, 0.032)
+  write_run(folder := tmp_path_factory.mktemp("finished"), config, 10, 1)
+  return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path):
+  """The run in a folder of the test's own."""
+  return saved_run.read(shutil.copytree(folder, tmp_path / "run"))
+
+
+def test_bits_come_from_the_searches_on_both_sides(run):
+  alpha = read_alpha(run.folder, run.layers)
+  near, far, above = load_script("choose").settle(run, [0.022, 0.03, 0.04])
+  for chosen in (near, far, above):
+    target = chosen.result.target_gbops
+    assert chosen.result.bits == select_within_target(run.layers, alpha_for_target(alpha, target), target, 0.03)
+    assert 0.97 * target <= chosen.result.gbops <= target
+  assert near.searches == pytest.approx({0.021: 10 / 11, 0.032: 1 / 11})
+  assert above.searches == {0.032: 1.0}
+
+
+@pytest.mark.parametrize("targets, sentence", [
+    ([0.0320000001], r"--target is 0.032, which the run in .* searched, or which is given twice"),
+    ([0.03, 0.03], "--target is 0.03, which the run in .* searched, or which is given twice"),
+    ([0.5], "--target is 0.5; this network reaches 0.0177459 to 0.0432538 GBOPs"),
+    ([0.001], "--target is 0.001; this network")])
+def test_a_target_that_cannot_be_chosen_is_one_sentence(run, targets, sentence):
+  with pytest.raises(UserError, match=sentence):
+    load_script("choose").settle(run, targets)
+
+
+def test_a_run_whose_bits_came_from_a_file_has_no_alpha(run):
+  (run.folder / "checkpoints" / "bit_selection.json").write_text(
+      json.dumps(BitSelection(run.target_results).to_json() | {"seconds": 1.0, "best": None}))
+  with pytest.raises(UserError, match="has no alpha; its run took its bits from a file"):
+    load_script("choose").settle(run, [0.03])
+
+
+def test_curve_page_and_terminal_show_what_was_chosen(run):
+  chosen, = load_script("choose").settle(run, [0.027])
+  evaluated = TargetResult.from_json(
+      chosen.result.to_json() | {"meta_state_top1": 71.25}, run.layers, chosen.result.tolerance)
+  write_chosen_target(run.folder, type(chosen)(evaluated, chosen.searches), run.layers, 0.03)
+  again = saved_run.read(run.folder)
+  axes = curve.accuracy_against_cost(again).axes[0]
+  drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+  assert drawn["chosen afterwards, meta-state"] == [[evaluated.gbops, 71.25]]
+  assert [top1 for _, top1 in drawn["selected bits, meta-state"]] == [71.0, 71.7]
+  row, = (line for line in tables.format_table(again).splitlines() if line.endswith("chosen afterwards"))
+  assert row.split()[:4] == [
+      "0.027", f"{evaluated.gbops:.6f}", f"{evaluated.average_activation_bits:.3f}", "71.25"]
+  text = page.write(run.folder).read_text()
+  assert f"<td>bits chosen afterwards</td><td>0.027</td><td>{evaluated.gbops:.6g}</td>" in text
+  assert "<th>bits at 0.027 GBOPs</th>" in text and (run.folder / "report" / "bits_0.027.png").exists()
+
+
+def test_the_config_of_a_run_is_a_config_of_every_command(run, tmp_path):
+  loaded = load_config(ROOT / "configs" / "of_run.py", str(run.folder))
+  expected = digits_config()
+  expected.arch.target_gbops = (0.021, 0.032)
+  assert flatten(loaded) == flatten(expected) and loaded.is_locked
+  fields = json.loads((run.folder / "config.json").read_text())
+  fields["checkpoints.max_to_keep"] = 7
+  del fields["metrics.alarm_records"]  # As if the field were younger than the run.
+  (run.folder / "config.json").write_text(json.dumps(fields))
+  loaded = load_config(ROOT / "configs" / "of_run.py", str(run.folder))
+  assert loaded.checkpoints.max_to_keep == 7 and loaded.metrics.alarm_records == expected.metrics.alarm_records
+  with pytest.raises(UserError, match="is not the folder of a run"):
+    load_config(ROOT / "configs" / "of_run.py", str(tmp_path / "none"))
+
+
+@pytest.mark.slow
+def test_the_printed_command_trains_what_was_chosen(data_dir, tmp_path):
+  config, workdir = tiny_config(data_dir), tmp_path / "run"
+  config.arch.target_gbops, config.arch.train_targets = (0.0007, 0.001), ()
+  experiment.run(prepare(config), workdir)
+
+  def run_command(command):
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+  printed = run_command([sys.executable, "scripts/choose.py", workdir, "--target=0.0008"])
+  assert printed.returncode == 0, printed.stderr
+  chosen, = saved_run.read(workdir).chosen_targets
+  assert f"{chosen.result.meta_state_top1:.2f}" in printed.stdout
+  assert "To train 0.0008 GBOPs, chosen from the search for 0.0007 (67%) and 0.001 (33%):" in printed.stdout
+  command, = (line for line in printed.stdout.splitlines() if line.startswith("  python -m metamix_jax.main"))
+  python, *arguments = shlex.split(command)
+  assert python == "python"
+  trained = run_command([sys.executable, *arguments])
+  assert trained.returncode == 0, trained.stderr
+  summary = json.loads((tmp_path / "run_0.0008" / "report" / "summary.json").read_text())
+  result, = summary["targets"]
+  assert result["bits"] == chosen.result.bits and result["target_gbops"] == 0.0008
+  assert result["meta_state_top1"] == chosen.result.meta_state_top1  # The same meta-state, evaluated alike.
+  assert result["final_top1"] is not None
