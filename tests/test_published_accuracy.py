@@ -14,7 +14,7 @@ from tests.helpers.files import ROOT
 
 
 def train(config, workdir, data_dir):
-  """Runs the command of the config's docstring in the environment of scripts/cpu_environment.sh; returns the summary."""
+  """Runs the command of the config in the environment of scripts/cpu_environment.sh; returns the summary."""
   command = [sys.executable, "-m", "metamix_jax.main", f"--config={ROOT}/configs/{config}.py", f"--workdir={workdir}",
              f"--config.data.data_dir={data_dir}"]
   subprocess.run(
