@@ -56,7 +56,8 @@ def main(argv):
   except Interrupted as interruption:
     print(f"ledger: {interruption}; the same command continues.", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
-  print(f"Written: {', '.join(map(str, page.write(results.read_claims())))}")
+  finally:  # Seeds that were finished before an interruption or a mistake are on the page.
+    print(f"Written: {', '.join(map(str, page.write(results.read_claims())))}")
 
 
 def run_claim(

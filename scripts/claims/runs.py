@@ -168,20 +168,20 @@ class SeedRuns:
 
   def _pretrain(self):
     """Trains the full-precision network that all searches start from, unless it is there."""
-    folder = self._folder / "pretrained"
-    config = self.claim.pretrained
+    folder, config = self._folder / "pretrained", self.claim.pretrained
+    results = folder / PRETRAINED.with_suffix(".json")
     with hold_workdir(folder):
       check_workdir(config, folder)
-      if (folder / PRETRAINED.with_suffix(".json")).exists():
-        return
-      context = contexts.prepare(config)
-      run_phases = RunPhases(context, folder, self._stop_request)
+      if not results.exists():
+        context = contexts.prepare(config)
+        run_phases = RunPhases(context, folder, self._stop_request)
 
-      def compute(meta, clock):
-        meta, best = phases.pretrain(context, meta, run_phases.saving, clock)
-        return meta, {"best": best}
+        def compute(meta, clock):
+          meta, best = phases.pretrain(context, meta, run_phases.saving, clock)
+          return meta, {"best": best}
 
-      run_phases.run("pretraining", phases.create_student(context), compute)
+        run_phases.run("pretraining", phases.create_student(context), compute)
+    self.seconds["pretrained"] = json.loads(results.read_text(encoding="utf-8"))["seconds"]
 
 
 def _finished(path, config):

@@ -163,6 +163,6 @@ def test_claims_at_a_toy_size_from_end_to_end(data_dir, tmp_path):
   result = json.loads((written / "h_10.json").read_text())
   assert result["values"]["mean"] == values["full_precision"]
   assert set(result["seconds"]) == {
-      "reference", "reference, selected", "last_width_alone", "last_width_alone, selected"}
+      "pretrained", "reference", "reference, selected", "last_width_alone", "last_width_alone, selected"}
   claim = results.read_claim("h", toy("h", data_dir), written)
   assert set(claim.results) == {10} and claim.statements == [] and claim.verdict is None
