@@ -16,6 +16,7 @@ import numpy as np
 
 from claims.ablations import joint_program, last_width_alone, moving_weights, searched_together
 from claims.runs import SeedRuns
+from claims.statements import movement
 from metamix_jax.experiment import on_host
 from metamix_jax.method.assignments import assign_by_sensitivity, draw_assignments
 from metamix_jax.method.bops import gbops, uniform_bits, uniform_widths
@@ -70,16 +71,13 @@ def activation_statistics(runs: SeedRuns) -> dict[str, Any]:
   depthwise = [f"{layer.name}_norm" for layer in context.network.layers if layer.kind == "depthwise"]
   return {
       "distance": {when: dict(distances) for when, distances in stability.items()},
-      "movement": {which: {name: movement(values) for name, values in series["layers"].items()}
-                   for which, series in variances.items()},
+      "movement": {
+          which: {name: movement(series["steps"], values, context.data.steps_per_epoch)
+                  for name, values in series["layers"].items()}
+          for which, series in variances.items()},
       "depthwise_running_variance": {
           which: {"steps": series["steps"], "layers": {name: series["layers"][name] for name in depthwise}}
           for which, series in variances.items()}}
-
-
-def movement(values: list[float]) -> float:
-  """Returns how much a running variance moves: the mean |ln(v' / v)| from one record to the next, in percent."""
-  return 100 * float(np.mean(np.abs(np.diff(np.log(np.asarray(values, np.float64))))))
 
 
 def quarter_of_the_epochs(runs: SeedRuns) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import datetime
+import functools
 import json
 import pathlib
 import platform
@@ -131,6 +132,7 @@ def _read(path, config):
   return result
 
 
+@functools.cache  # A process goes on with the code that it has loaded.
 def _commit():
   """Returns the commit of the code, with "and changes" where files that make results differ from it."""
   git = lambda *arguments: subprocess.run(

@@ -93,7 +93,7 @@ def test_verdicts_and_tables_of_the_page(folder):
   assert rows["| `python scripts/ledger.py --claim=g`"][2] == f"{2 * 40 / 60:.0f} |"
 
 
-def test_the_page_is_written_by_its_command(tmp_path):
+def test_the_page_is_written_by_its_command():
   """And the estimates of all claims are within six hours."""
   claims = results.read_claims()
   has_figure = (page.PAGE.parent / "images" / "ledger_running_variance.png").exists()

@@ -1,5 +1,7 @@
 """From results to the statements of each claim, worked by hand."""
 
+import math
+
 import pytest
 
 from tests.helpers.claims import results, statements, verdicts
@@ -42,6 +44,13 @@ def test_activation_statistics():
       "depthwise_running_variance": {"with": {"layers": {"b": []}}}}
   # All layers: from 5 to 2, 60 % less; the depthwise one: from 6 to 3.
   assert differences("c", [seed]) == [[pytest.approx(75)], [pytest.approx(60)], [pytest.approx(50)]]
+
+
+def test_movement_from_epoch_to_epoch():
+  """Means of ln v of three epochs of two steps: 0, ln 2 and ln 2 / 2."""
+  found = statements.movement([1, 2, 3, 4, 5, 6], [0.5, 2.0, 2.0, 2.0, 1.0, 2.0], 2)
+  assert found == pytest.approx(100 * (math.log(2) + math.log(2) / 2) / 2)
+  assert statements.movement([2, 4], [3.0, 3.0], 2) == 0
 
 
 def test_quarter_of_the_epochs():
