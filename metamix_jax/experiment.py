@@ -102,14 +102,14 @@ def _run(context, workdir, stop_request):
   meta_evaluation = parse_results(
       run_phases.results_file("meta_evaluation"), MetaEvaluation.from_json, results, layers, targets(config))
   # Weight training of every target starts from this state, and its first step takes over the buffers on the devices.
-  meta = _on_host(meta.without_optimizer())
+  meta = on_host(meta.without_optimizer())
   reached = []
   for target in selection.targets:
     target = dataclasses.replace(target, meta_state_top1=meta_evaluation.targets[target.target_gbops])
     # The summary keeps what an earlier start trained.
     if target.target_gbops in trained_targets(config) or run_phases.is_finished(
         name_for_target("stage_b", target.target_gbops, targets(config))):
-      target = _train_target(context, run_phases, meta, target, teacher)
+      target = train_target(context, run_phases, meta, target, teacher)
     reached.append(target)
 
   summary = summarize(
@@ -179,10 +179,25 @@ def _evaluate_meta_state(context: TrainingContext, selection: BitSelection, meta
   return meta, MetaEvaluation(uniform, selected).to_json()
 
 
-def _train_target(
+def train_target(
     context: TrainingContext, run_phases: RunPhases, meta: MetaState, target: TargetResult, teacher: Teacher | None
 ) -> TargetResult:
-  """Trains one target from the meta-state, through both stages of M14; returns the target with both top-1s."""
+  """Trains one target through both stages of M14, each computed or restored.
+
+  Args:
+    context: of the run.
+    run_phases: of the run's folder.
+    meta: the state to start from, with activation step sizes, as host arrays: buffers on the devices are donated.
+    target: its bits are trained.
+    teacher: makes the soft targets of the task loss (M9); None: labels.
+
+  Returns:
+    The target with the top-1s after both stages.
+
+  Raises:
+    Interrupted: the run was asked to stop, and everything is saved.
+    UserError: a loss is not finite, or a file cannot be written.
+  """
   for stage, field in TOP1_OF_STAGE.items():
     name = name_for_target(stage, target.target_gbops, targets(context.config))
     if stage == "stage_b":
@@ -220,7 +235,7 @@ def create_teacher(context: TrainingContext, student: MetaState) -> Teacher | No
   if config.name == LABELS:
     return None
   if config.name == STUDENT:
-    weights, batch_stats = _on_host((student.weights, student.batch_stats))  # The next step takes over its arrays.
+    weights, batch_stats = on_host((student.weights, student.batch_stats))  # The next step takes over its arrays.
     return context.replicate(Teacher(weights, batch_stats, context.network, config.dtype))
   network = context.teacher_network
   if network is None:
@@ -232,6 +247,6 @@ def create_teacher(context: TrainingContext, student: MetaState) -> Teacher | No
   return context.replicate(Teacher(network=network, dtype=config.dtype, **variables))
 
 
-def _on_host(tree):
+def on_host(tree: Any) -> Any:
   """Copies a tree to the host; on a CPU, jax.device_get alone shows buffers that the next step overwrites."""
   return jax.tree.map(np.array, jax.device_get(tree))

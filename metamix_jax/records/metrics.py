@@ -67,6 +67,14 @@ def named_step_sizes(
   return values
 
 
+def running_variance_scalars(batch_stats: Mapping[str, Any]) -> Scalars:
+  """Returns "running_variance/LAYER" of each batch-norm layer: the mean over its channels [P, figure 2]."""
+  leaves = traverse_util.flatten_dict(batch_stats, sep="/")
+  return {
+      f"running_variance/{path.removesuffix('/var')}": shortest(np.mean(values))
+      for path, values in leaves.items() if path.endswith("/var")}
+
+
 def search_scalars(layers: Sequence[LayerCost], searches: Sequence[TargetMetrics]) -> Scalars:
   """Returns "search/TARGET/...": loss in nats, GBOPs, mean entropy over the layers in nats, each probability (M5)."""
   scalars = {}

@@ -24,6 +24,7 @@ from metamix_jax.nn.tracing import check_evaluation, check_training, trace_netwo
 from metamix_jax.records import names, paths, selected_bits
 from metamix_jax.records.alpha import check_saved_search
 from metamix_jax.training import parallel
+from metamix_jax.training.alternation import Alternation, alternate
 from metamix_jax.training.optimizers import arch_optimizer, weight_optimizer
 from metamix_jax.training.steps import AXIS
 
@@ -42,6 +43,7 @@ class TrainingContext:
     programs: the steps, mapped over the devices.
     weight_optimizer: (learning rate or schedule) -> Optax transformation of weights and step sizes.
     arch_optimizer: (learning rate or schedule) -> Optax transformation of alpha.
+    alternation: the steps on each batch of the search.
   """
 
   config: ml_collections.ConfigDict
@@ -51,6 +53,7 @@ class TrainingContext:
   programs: parallel.Programs
   weight_optimizer: MakeOptimizer
   arch_optimizer: MakeOptimizer
+  alternation: Alternation = alternate
 
   def place(self, batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
     """Moves batches [N, ...] to the devices of this process, [devices, N / devices, ...], a few ahead of their use."""

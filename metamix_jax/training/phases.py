@@ -63,7 +63,8 @@ def select_bits(
   """M12 [C]: alternates a bit-meta step and a bit-search step on the same batch, after bit-meta-only epochs.
 
   One meta-state serves every target: each of the K states of `archs` takes its own bit-search step. The teacher is
-  evaluated once a batch. The weight side trains at a constant learning rate.
+  evaluated once a batch. The weight side trains at a constant learning rate. The steps on a batch of the search are
+  context.alternation.
 
   Args:
     context: of the run.
@@ -85,11 +86,11 @@ def select_bits(
     return rates if searched < 0 else rates | {"alpha_learning_rate": alpha_schedule(searched)}
 
   def step(state, epoch, batch):
-    meta, metrics = context.programs.bit_meta_step(state["meta"], batch)
-    archs = state["arch"]
-    if epoch >= config.meta_only_epochs:
-      archs, search_metrics = context.programs.bit_search_steps(archs, meta, batch)
-      metrics = metrics | {"gbops": search_metrics["gbops"], "search_loss": search_metrics["task_loss"]}
+    meta, archs = state["meta"], state["arch"]
+    if epoch < config.meta_only_epochs:
+      meta, metrics = context.programs.bit_meta_step(meta, batch)
+    else:
+      meta, archs, metrics = context.alternation(context.programs, meta, archs, batch)
     return {"meta": meta, "arch": archs}, metrics
 
   start = {"meta": _for_bit_meta_steps(context, meta), "arch": archs}

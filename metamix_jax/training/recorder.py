@@ -15,6 +15,7 @@ from metamix_jax.records.metrics import (
     TargetMetrics,
   loss_scalars,
   named_step_sizes,
+  running_variance_scalars,
   search_scalars,
   shortest,
   step_size_scalars,
@@ -90,7 +91,8 @@ class Recorder:
     rates = self._learning_rates(step - 1)
     fetched = jax.device_get({
         "metrics": dict(metrics), "rates": list(rates.values()), "costs": self._costs,
-        "step_sizes": state["meta"].step_sizes, "alpha": state["arch"].alpha if "arch" in state else {}})
+        "step_sizes": state["meta"].step_sizes, "batch_stats": state["meta"].batch_stats,
+        "alpha": state["arch"].alpha if "arch" in state else {}})
     layers, seconds_per_step = self.context.network.layers, self._clock.seconds_per_step(self._recorded)
     self._recorded = self._clock.mark()
     scalars = loss_scalars(layers, fetched["metrics"])
@@ -98,7 +100,7 @@ class Recorder:
     if seconds_per_step is not None:
       scalars["images_per_second"] = round(self.context.config.batch_size / seconds_per_step, 1)
     step_sizes = named_step_sizes(layers, fetched["step_sizes"], self._bits)
-    scalars |= step_size_scalars(step_sizes)
+    scalars |= step_size_scalars(step_sizes) | running_variance_scalars(fetched["batch_stats"])
     if "gbops" in fetched["metrics"]:
       scalars |= search_scalars(layers, self._searches(fetched["alpha"], fetched["metrics"]))
     self._file.append(self._head(step) | {"wall_seconds": round(self._clock.seconds, 3)} | scalars)

@@ -1,6 +1,6 @@
 """How good a finished search is: its selection beside random, uniform and otherwise found assignments [A]."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import pathlib
 import time
@@ -10,7 +10,7 @@ import numpy as np
 
 from metamix_jax.errors import UserError
 from metamix_jax.method.assignments import Bits, assign_by_sensitivity, draw_assignments, search_locally
-from metamix_jax.method.bops import complete_bits, gbops, uniform_bits, uniform_widths
+from metamix_jax.method.bops import LayerCost, complete_bits, gbops, uniform_bits, uniform_widths
 from metamix_jax.records.names import format_target
 from metamix_jax.records.progress import show_bar
 from metamix_jax.records.results import BitSelection, TargetResult
@@ -50,11 +50,30 @@ def measure_search_quality(
     for bits in uniform_widths(layers):
       everywhere = uniform_bits(layers, bits)
       uniform[bits] = measurement.evaluated({layer.name: everywhere[layer.name] for layer in layers if layer.searched})
-  losses = measurement.losses_one_layer_at_a_time()
+  with measurement.timed("sensitivity"):
+    losses = losses_one_layer_at_a_time(layers, measurement.training_loss)
   targets = tuple(measurement.quality_of(target, losses) for target in selection.targets)
   return SearchQuality(
       targets, uniform, measurement.on_evaluation.num_images, measurement.beside_random.num_images, settings.to_dict(),
       measurement.seconds)
+
+
+def losses_one_layer_at_a_time(
+    layers: Sequence[LayerCost], loss_of: Callable[[Bits], float]) -> dict[str, list[float]]:
+  """Measures what the bits of each layer cost by themselves, for `assign_by_sensitivity`.
+
+  Args:
+    layers: every quantised layer.
+    loss_of: returns the loss of an assignment, in nats.
+
+  Returns:
+    {layer name: [B]}: the loss with this layer at each candidate, and all others at their middle one.
+  """
+  searched = [layer for layer in layers if layer.searched]
+  middle = {layer.name: layer.candidate_bits[(len(layer.candidate_bits) - 1) // 2] for layer in searched}
+  return {
+      layer.name: [loss_of(middle | {layer.name: bits}) for bits in layer.candidate_bits]
+      for layer in show_bar(searched, "sensitivity", len(searched), "layer")}
 
 
 class _Measurement:
@@ -93,15 +112,6 @@ class _Measurement:
   def training_loss(self, bits: Bits) -> float:
     """Returns the mean loss of an assignment on the training images that may choose between assignments."""
     return self._scores.mean_scores(_TRAINING, self._on_training, bits)[0]
-
-  def losses_one_layer_at_a_time(self) -> dict[str, list[float]]:
-    """Returns {layer name: [B]}: the loss with this layer at each candidate, and the others at their middle one."""
-    searched = [layer for layer in self.layers if layer.searched]
-    middle = {layer.name: layer.candidate_bits[(len(layer.candidate_bits) - 1) // 2] for layer in searched}
-    with self.timed("sensitivity"):
-      return {
-          layer.name: [self.training_loss(middle | {layer.name: bits}) for bits in layer.candidate_bits]
-          for layer in show_bar(searched, "sensitivity", len(searched), "layer")}
 
   def quality_of(self, target: TargetResult, losses: Mapping[str, list[float]]) -> TargetQuality:
     """Measures the selection of one target beside all baselines."""

@@ -115,6 +115,14 @@ def test_bits_that_do_not_move_over_an_epoch():
   assert alarms(5, 2 * [still] + 3 * [still]) == {9: words.format(3, "0.02, 0.03")}
 
 
+def test_running_variance_of_each_batch_norm_layer():
+  stats = {"stem_norm": {"mean": np.float32([5, 5]), "var": np.float32([1, 2])},
+           "block": {"norm": {"mean": np.float32([7]), "var": np.float32([0.5])}}}
+  assert metrics.running_variance_scalars(stats) == {
+      "running_variance/stem_norm": 1.5, "running_variance/block/norm": 0.5}
+  assert metrics.running_variance_scalars({}) == {}
+
+
 def test_a_step_size_that_stays_at_its_floor():
   watch = FloorWatch(1e-6, 2)
   sizes = lambda a, b: {"step_size/a/3": np.float32(a), "weight_step_size/b": np.float32(b)}
