@@ -4,6 +4,7 @@
   qcdq     QuantizeLinear, Clip, DequantizeLinear, Conv: what compilers and other runtimes take
   qonnx    Quant, Conv: bit-widths as operands, for FINN and hls4ml; begins at the normalised image, batch 1
 
+"float32" is the network without quantisers of its inputs, to compare sizes and times with; it reads normalised images.
 Weights of at most 4 bits are INT4 in the first two, two in a byte. Between layers all three are the same operations,
 with channels behind the batch, as ONNX's convolutions want them.
 """
@@ -29,7 +30,7 @@ def make_model(program: Program, spelling: str, with_codes: bool = False) -> onn
 
   Args:
     program: the program.
-    spelling: "integer", "qcdq" or "qonnx".
+    spelling: "integer", "qcdq", "qonnx" or "float32".
     with_codes: whether the codes of every quantised layer's input are outputs too ("integer" alone).
   """
   layers = onnx_layers.SPELLINGS[spelling]

@@ -217,6 +217,33 @@ def _qonnx_layer(builder: Builder, node: Node) -> None:
   _float_layer(builder, node, builder.value(node["inputs"][0], layout), weights, bias)
 
 
+def _float32_layer(builder: Builder, node: Node) -> None:
+  """Adds Conv or MatMul of an input that no quantiser has touched, with the weights' own grid."""
+  codes, step_sizes, bias = _scales(builder, node)
+  quantizer, weights = _quantizer_of(builder, node), codes * step_sizes
+  if "rows" in node:
+    bias = bias[node["rows"][0], node["columns"][0]]
+  if quantizer["shift"]:  # The bias has it subtracted, over the taps that lie inside of the image at this position.
+    inside = weights
+    for axis, taps in enumerate(weights.shape[:2] if node["op"] == "conv" else ()):
+      places = np.arange(taps) * node["dilation"][axis] - node["padding"][axis][0]
+      inside = inside.compress((places >= 0) & (places < quantizer["shape"][axis]), axis)
+    bias = bias + np.float32(quantizer["shift"]) * inside.sum(tuple(range(inside.ndim - 1)))
+  layout = CHANNELS_SECOND if node["op"] == "conv" else NATURAL
+  weights = weights.transpose(3, 2, 0, 1) if node["op"] == "conv" else weights
+  inputs = [builder.value(node["inputs"][0], layout), builder.array(node["kernel"], weights)]
+  addend = builder.array(f"{node['layer']}/bias", bias)
+  y = builder.add("Conv", [*inputs, addend], **_window(node)) if node["op"] == "conv" else (
+      builder.add("Add", [builder.add("MatMul", inputs), addend]))
+  builder.define(node, y, layout)
+
+
+def _unquantized(builder: Builder, node: Node) -> None:
+  """Defines codes as what they are made of."""
+  (x,), layout = builder.aligned(node)
+  builder.define(node, x, layout)
+
+
 _OPSETS = (("", 21),)
 SPELLINGS: dict[str, Spelling] = {
     "integer": Spelling(
@@ -231,4 +258,9 @@ SPELLINGS: dict[str, Spelling] = {
         {"image": lambda builder, node: builder.define(node, IMAGE, CHANNELS_SECOND), "lookup": _qonnx_quantize,
          "quantize": _qonnx_quantize, "conv": _qonnx_layer, "dense": _qonnx_layer},
         False, IMAGE, CHANNELS_SECOND, TensorProto.FLOAT, 1, (*_OPSETS, (QONNX_DOMAIN, 1)), 10),
+    # No export: what the others are compared with.
+    "float32": Spelling(
+        {"image": lambda builder, node: builder.define(node, IMAGE, CHANNELS_SECOND), "lookup": _unquantized,
+         "quantize": _unquantized, "conv": _float32_layer, "dense": _float32_layer},
+        False, IMAGE, CHANNELS_SECOND, TensorProto.FLOAT, None, _OPSETS, 10),
 }

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 import contextlib
-import csv
 import hashlib
 import importlib.util
-import io
 import json
 import logging
 import pathlib
@@ -16,11 +14,12 @@ import jax
 import numpy as np
 
 from metamix_jax.errors import UserError
-from metamix_jax.export import certificate, program, saved_network, stablehlo
+from metamix_jax.export import bits_table, certificate, memory, program, saved_network, stablehlo
 from metamix_jax.export.evaluator import Program
 from metamix_jax.export.folding import make_program
+from metamix_jax.method.bops import LayerCost
 from metamix_jax.records import folder_lock
-from metamix_jax.records.files import write_json, write_text
+from metamix_jax.records.files import write_json
 from metamix_jax.records.names import format_target
 from metamix_jax.records.paths import local_folder
 from metamix_jax.records.workdir import load_config_of_run
@@ -68,7 +67,9 @@ def export_run(
         made, saved.network, saved.variables, saved.bits, saved.evaluation_images(), runs, num_exact)
     golden, _ = next(saved.evaluation_images())
     with written_together(folder) as partial:
-      write_files(partial, made, files, {"about": saved.facts, "certificate": proof}, golden[:NUM_GOLDEN_IMAGES])
+      write_files(
+          partial, made, saved.network.layers, files, {"about": saved.facts, "certificate": proof},
+          golden[:NUM_GOLDEN_IMAGES])
   return folder
 
 
@@ -128,19 +129,21 @@ def written_together(folder: pathlib.Path):
 
 
 def write_files(
-    folder: pathlib.Path, made: Program, files: Mapping[str, Any], facts: Mapping[str, Any], golden: np.ndarray
+    folder: pathlib.Path, made: Program, layers: Sequence[LayerCost], files: Mapping[str, Any],
+    facts: Mapping[str, Any], golden: np.ndarray
 ) -> None:
   """Writes everything that an export has to a folder.
 
   Args:
     folder: an existing folder.
     made: the program.
+    layers: the network's quantised layers.
     files: of `make_files`.
     facts: {"about", "certificate"}, which go into each file that can hold them.
     golden: images of golden.npz.
 
   Raises:
-    OSError: a file cannot be written.
+    OSError, UserError: a file cannot be written.
   """
   program.write(folder, made, facts)
   program.write_golden(folder, made, golden)
@@ -150,28 +153,15 @@ def write_files(
     else:
       from metamix_jax.export import onnx_files  # An optional dependency.
       (folder / name).write_bytes(onnx_files.with_facts(content, facts).SerializeToString())
-  _write_bits(folder, made)
+  bits_table.write(folder, made, layers)
   digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-  write_json(folder / "certificate.json", dict(facts) | {"sha256": digests})
-
-
-def _write_bits(folder, made):
-  """Writes bits.json and bits.csv: each quantised layer with the bits of its input and of its weights."""
-  quantizers = {node["layer"]: node for node in made.quantizers}
-  rows = [{"layer": node["layer"], "input_bits": node["input_bits"], "weight_bits": node["weight_bits"],
-           "input_range": quantizers[node["layer"]]["input_range"]} for node in made.quantized]
-  write_json(folder / "bits.json", {"layers": rows})
-  text = io.StringIO()
-  writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows)
-  write_text(folder / "bits.csv", text.getvalue())
+  write_json(folder / "certificate.json", dict(facts) | {"memory": memory.peaks(made), "sha256": digests})
 
 
 def describe(folder: pathlib.Path) -> str:
-  """Returns the certificate of an export in words, and the sizes of its files."""
-  proof = json.loads((folder / "certificate.json").read_text(encoding="utf-8"))["certificate"]
-  g1, g2, g3 = proof["g1"], proof["g2"], proof["g3"]
+  """Returns the certificate of an export in words, the peak memory of its activations, and the sizes of its files."""
+  content = json.loads((folder / "certificate.json").read_text(encoding="utf-8"))
+  (g1, g2, g3), peaks = (content["certificate"][name] for name in ("g1", "g2", "g3")), content["memory"]
   sizes = "\n".join(f"  {path.name:16} {path.stat().st_size:>11,} bytes" for path in sorted(folder.iterdir()))
   return (
       f"G1: {g1['codes']:,} codes and the logits of {g1['images']} images are equal bit for bit: "
@@ -179,5 +169,8 @@ def describe(folder: pathlib.Path) -> str:
       f"G2: {g2['different_codes']} of {g2['codes']:,} codes differ from fake quantisation layer by layer; x / s is "
       f"at most {g2['largest_distance_in_steps']:.2g} steps away.\n"
       f"G3: {g3['equal_predictions']} of {g3['images']} predictions are equal; top-1 {g3['top1']:.2f} %, "
-      f"fake-quantised {g3['fake_quantized_top1']:.2f} %.\n{sizes}\nWritten: {folder}"
+      f"fake-quantised {g3['fake_quantized_top1']:.2f} %.\n"
+      f"Activations of one image, at their peak: {peaks['packed_bytes']:,} bytes with packed codes, "
+      f"{peaks['byte_codes_bytes']:,} with a byte for each code, {peaks['float32_bytes']:,} in float32.\n"
+      f"{sizes}\nWritten: {folder}"
   )

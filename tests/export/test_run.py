@@ -5,14 +5,17 @@ import hashlib
 import json
 import os
 import pathlib
+import resource
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import metamix_jax
 from metamix_jax.errors import UserError
-from metamix_jax.export import certificate, evaluator, onnx_files, program, run
+from metamix_jax.export import certificate, evaluator, folding, onnx_files, program, run
 from metamix_jax.method.bops import complete_bits, gbops
 from metamix_jax.records.checkpoints import PhaseCheckpoints
 from metamix_jax.records.files import write_json
@@ -61,8 +64,8 @@ def test_a_run_is_exported_as_a_whole(workdir, network):
   folder = metamix_jax.export_run(workdir)
   assert folder == workdir / "export"
   assert sorted(path.name for path in folder.iterdir()) == [
-      "bits.csv", "bits.json", "certificate.json", "evaluator.py", "golden.npz", "integer.onnx", "program.json",
-      "program.npz", "qcdq.onnx", "qonnx.onnx", "stablehlo.bin"]
+      "bits.csv", "bits.json", "bits.schema.json", "certificate.json", "evaluator.py", "golden.npz", "integer.onnx",
+      "program.json", "program.npz", "qcdq.onnx", "qonnx.onnx", "stablehlo.bin"]
   assert {path: path.read_bytes() for path in before} == before and not list(workdir.glob("*.partial"))
   facts = json.loads((folder / "certificate.json").read_text())
   layers = network.network.layers
@@ -78,11 +81,13 @@ def test_a_run_is_exported_as_a_whole(workdir, network):
     assert json.loads({entry.key: entry.value for entry in model.metadata_props}["certificate"]) == proof
   assert json.loads((folder / "program.json").read_text())["certificate"] == proof
   assert evaluator.check_golden(folder).startswith("4 golden images: ")
-  rows = (folder / "bits.csv").read_text().splitlines()
-  assert rows[:3] == ["layer,input_bits,weight_bits,input_range", "stem,8,8,signed", "block_00/depthwise,4,4,unsigned"]
-  assert [row["layer"] for row in json.loads((folder / "bits.json").read_text())["layers"]] == [
-      layer.name for layer in layers]
+  bits = json.loads((folder / "bits.json").read_text())
+  assert {row["layer"]: row["input_bits"] for row in bits["layers"]} == complete_bits(layers, network.bits)
+  assert bits["gbops"] == facts["about"]["gbops"]
+  peaks = facts["memory"]
+  assert peaks["packed_bytes"] < peaks["byte_codes_bytes"] < peaks["float32_bytes"]
   assert f"450 of 450 predictions are equal; top-1 {proof['g3']['top1']:.2f}" in run.describe(folder)
+  assert f"at their peak: {peaks['packed_bytes']:,} bytes with packed codes" in run.describe(folder)
   with pytest.raises(UserError, match="export exists already"):
     run.export_run(workdir)
 
@@ -146,6 +151,40 @@ def test_a_full_disk_leaves_nothing(workdir, monkeypatch):
   with pytest.raises(UserError, match="export cannot be written: No space left on device"):
     run.export_run(workdir, formats=("program",))
   assert sorted(workdir.rglob("*")) == before
+
+
+def test_a_file_that_the_system_refuses_to_finish_leaves_nothing(network, tmp_path):
+  """No mocked exception: no file may grow beyond a limit, one byte less than each file of the export in turn."""
+  made = folding.make_program(network.network, network.variables, network.bits, network.image_shape)
+
+  def write():
+    with run.written_together(tmp_path / "export") as partial:
+      run.write_files(partial, made, network.network.layers, {"stablehlo.bin": bytes(50_000)}, {"certificate": {}},
+                      np.zeros((2, *network.image_shape), np.uint8))
+
+  write()
+  sizes = [path.stat().st_size for path in (tmp_path / "export").iterdir()]
+  assert len(sizes) == 9
+  shutil.rmtree(tmp_path / "export")
+  allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+  for size in sizes:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, allowed[1]))
+    try:
+      with pytest.raises(UserError, match="cannot be written.*File too large"):
+        write()
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_appears_meanwhile_is_kept(tmp_path):
+  folder = tmp_path / "export"
+  with pytest.raises(UserError, match="export cannot be written: Directory not empty"):
+    with run.written_together(folder) as partial:
+      (partial / "bits.json").write_text("{}")
+      folder.mkdir()
+      (folder / "notes.txt").write_text("mine")
+  assert list(tmp_path.iterdir()) == [folder] and [path.name for path in folder.iterdir()] == ["notes.txt"]
 
 
 def test_what_a_killed_export_left_is_replaced(workdir, monkeypatch):

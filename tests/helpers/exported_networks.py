@@ -31,10 +31,10 @@ class RandomNetwork:
   image_shape: tuple[int, int, int]
 
 
-def random_network(name, options, image_shape, seed=0, bits=None, num_classes=10):
+def random_network(name, options, image_shape, seed=0, bits=None, num_classes=10, images=None):
   """Makes a network with sane random weights.
 
-  Batch norms have scales around 1, some of them negative and the first 0, and the statistics of noise images.
+  Batch norms have scales around 1, some of them negative and the first 0, and the statistics of images.
 
   Args:
     name: as config.network.name.
@@ -43,6 +43,7 @@ def random_network(name, options, image_shape, seed=0, bits=None, num_classes=10
     seed: of everything.
     bits: of every searched layer; None: drawn from the candidates.
     num_classes: outputs.
+    images: that statistics and step sizes fit, uint8 [N, H, W, C]; None: eight of noise.
   """
   rng = np.random.default_rng(seed)
   module = create_network(name, num_classes, QuantizationScheme(CANDIDATE_BITS, WEIGHT_BITS, FIXED_BITS), options)
@@ -57,7 +58,7 @@ def random_network(name, options, image_shape, seed=0, bits=None, num_classes=10
     _, written = network.apply(variables, images, train=True, mutable=["batch_moments", "calibration"])
     return written
 
-  images = noise(rng, 8, image_shape)
+  images = noise(rng, 8, image_shape) if images is None else images
   written = jax.tree.map(np.array, measure(variables | {"precision": FULL_PRECISION}, images))
   if "batch_moments" in written:
     variables["batch_stats"] = written["batch_moments"]
