@@ -25,7 +25,7 @@ def test_every_cell_is_python_and_its_imports_exist():
   for cell in CODE:
     compile(cell["source"], "docs/walkthrough.ipynb", "exec")
   imports = [line for cell in CODE for line in cell["source"].splitlines() if line.startswith(("import ", "from "))]
-  assert len(imports) == 13
+  assert len(imports) == 10
   exec("\n".join(imports), {})
 
 
