@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metamix_jax.export import certificate, evaluator, folding, onnx_files, program, run
-from tests.helpers.exported_networks import random_network
+from tests.helpers.exported_networks import unmeasured_network
 from tests.helpers.fitted_networks import fitted_network, striped_images
 
 
@@ -34,7 +34,7 @@ def test_the_papers_networks_are_certified(name, bits):
 @pytest.mark.slow
 def test_packed_weights_keep_mobilenet_v2_small(tmp_path):
   """MB are 10^6 bytes; the classifier and the first layer have 8 bits."""
-  network = random_network("mobilenet_v2", {}, (32, 32, 3), bits=4, num_classes=1000)
+  network = unmeasured_network("mobilenet_v2", (32, 32, 3), bits=4, num_classes=1000)
   made = folding.make_program(network.network, network.variables, network.bits, (32, 32, 3))
   assert onnx_files.make_model(made, "integer").ByteSize() <= 2.6e6
   assert onnx_files.make_model(made, "qcdq").ByteSize() <= 2.8e6
