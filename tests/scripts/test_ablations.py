@@ -13,6 +13,8 @@ from metamix_jax.training.state import create_arch_states
 from tests.helpers.claims import ablations
 from tests.helpers.dense_network import dense_batch, dense_network, dense_state
 
+pytestmark = pytest.mark.slow  # Eight programs are compiled.
+
 
 @dataclasses.dataclass(frozen=True)
 class Context:
