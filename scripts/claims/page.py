@@ -140,7 +140,7 @@ def _provenance(claim) -> Sequence[str]:
 
 def _numbers(statement: Statement) -> str:
   low, high = statement.interval
-  return f"{statement.mean:+.2f} ({low:+.2f} to {high:+.2f}) {statement.unit}"
+  return f"{statement.mean:+.3g} ({low:+.3g} to {high:+.3g}) {statement.unit}"
 
 
 def _short(commit):

@@ -23,6 +23,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS, RESULTS = ROOT / "configs" / "ledger", ROOT / "docs" / "evidence" / "ledger"
 # Runs of the package; a result holds what they change of configs/base.py.
 _RUNS = ("run", "pretrained")
+# Fields that no number depends on.
+_WORDS = ("title", "paper", "minutes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ def write_result(
 def settings_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns the fields of a claim's config, and of its runs those that differ from configs/base.py, as in JSON."""
   base = flatten(load_config(ROOT / "configs" / "base.py"))
-  settings = {name: value for name, value in config.to_dict().items() if name not in (*_RUNS, "minutes")}
+  settings = {name: value for name, value in config.to_dict().items() if name not in (*_RUNS, *_WORDS)}
   for name in _RUNS:
     settings[name] = {field: value for field, value in flatten(config[name]).items() if value != base[field]}
   return json.loads(json.dumps(settings))

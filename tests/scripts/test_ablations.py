@@ -13,6 +13,8 @@ from metamix_jax.training.state import create_arch_states
 from tests.helpers.claims import ablations
 from tests.helpers.dense_network import dense_batch, dense_network, dense_state
 
+pytestmark = pytest.mark.slow  # Eight programs are compiled.
+
 
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -129,5 +131,4 @@ def test_a_joint_step_passes_the_network_once(context, states, batch):
   apart = operations(context.programs.bit_search_steps, archs, meta, batch) + operations(
       context.programs.weight_step, meta, precision, batch)
   together = operations(ablations.joint_program(context), meta, archs, batch)
-  print(together, apart)
   assert together < 0.8 * apart
