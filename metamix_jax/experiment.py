@@ -12,12 +12,14 @@ import numpy as np
 import optax
 
 from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
+from metamix_jax.method.bops import cost_unit
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.method.selection import select_for_targets
 from metamix_jax.models import pretrained
 from metamix_jax.records import files, multihost
 from metamix_jax.records.alpha import with_alpha
 from metamix_jax.records.clock import Clock
+from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.interruption import StopRequest
 from metamix_jax.records.names import name_for_target, targets, trained_targets
 from metamix_jax.records.paths import local_folder
@@ -71,6 +73,7 @@ def _run(context, workdir, stop_request):
   config, layers = context.config, context.network.layers
   check_workdir(config, workdir)
   check_data(workdir, context.data.description)
+  check_costs(workdir, layers)
   with multihost.failing_together():
     if multihost.is_lead_process():
       files.write_json(workdir / "network.json", describe_network(config, layers))
@@ -95,7 +98,7 @@ def _run(context, workdir, stop_request):
       if multihost.is_lead_process():
         name = name_for_target("selected_bits", target.target_gbops, targets(config))
         write_selected_bits(workdir / f"{name}.json", target.bits)
-    logger.info("selected %.6f GBOPs, target %.6f", target.gbops, target.target_gbops)
+    logger.info("selected %.6f %s, target %.6f", target.gbops, cost_unit(layers), target.target_gbops)
 
   meta, results = run_phases.run(
       "meta_evaluation", meta, functools.partial(_evaluate_meta_state, context, selection))
