@@ -38,6 +38,7 @@ from metamix_jax.records.workdir import check_data, check_workdir, hold_workdir
 from metamix_jax.training import phases
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.evaluation import evaluate, evaluate_bits, evaluate_uniform_bits
+from metamix_jax.training.fingerprint import fingerprint
 from metamix_jax.training.input_ranges import check_input_ranges
 from metamix_jax.training.loop import Saving
 from metamix_jax.training.run_phases import RunPhases
@@ -106,18 +107,19 @@ def _run(context, workdir, stop_request):
       run_phases.results_file("meta_evaluation"), MetaEvaluation.from_json, results, layers, targets(config))
   # Weight training of every target starts from this state, and its first step takes over the buffers on the devices.
   meta = _on_host(meta.without_optimizer())
-  reached = []
+  fingerprints, reached = {"bit_selection": fingerprint(meta, {})}, []
   for target in selection.targets:
     target = dataclasses.replace(target, meta_state_top1=meta_evaluation.targets[target.target_gbops])
     # The summary keeps what an earlier start trained.
     if target.target_gbops in trained_targets(config) or run_phases.is_finished(
         name_for_target("stage_b", target.target_gbops, targets(config))):
-      target = _train_target(context, run_phases, meta, target, teacher)
+      target, trained = _train_target(context, run_phases, meta, target, teacher)
+      fingerprints[name_for_target("stage_b", target.target_gbops, targets(config))] = fingerprint(trained, target.bits)
     reached.append(target)
 
   summary = summarize(
       config, full_precision_top1, dataclasses.replace(selection, targets=tuple(reached)), meta_evaluation.uniform,
-      run_phases.seconds, multihost.total(context.data.num_skipped), run_phases.best)
+      run_phases.seconds, multihost.total(context.data.num_skipped), run_phases.best, fingerprints)
   with multihost.failing_together():
     if multihost.is_lead_process():
       files.write_json(workdir / "report" / "summary.json", summary)
@@ -184,8 +186,8 @@ def _evaluate_meta_state(context: TrainingContext, selection: BitSelection, meta
 
 def _train_target(
     context: TrainingContext, run_phases: RunPhases, meta: MetaState, target: TargetResult, teacher: Teacher | None
-) -> TargetResult:
-  """Trains one target from the meta-state, through both stages of M14; returns the target with both top-1s."""
+) -> tuple[TargetResult, MetaState]:
+  """Trains one target from the meta-state, through both stages of M14; returns it with both top-1s, and the state."""
   for stage, field in TOP1_OF_STAGE.items():
     name = name_for_target(stage, target.target_gbops, targets(context.config))
     if stage == "stage_b":
@@ -195,7 +197,7 @@ def _train_target(
         functools.partial(_train_weights, context, stage, name, field, target.bits, teacher, run_phases.saving))
     target = dataclasses.replace(target, **{field: results[field]})
     logger.info("%s: %s %.2f", name, field, results[field])
-  return target
+  return target, meta
 
 
 def _train_weights(

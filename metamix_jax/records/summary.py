@@ -18,7 +18,7 @@ PACKAGES = ("metamix_jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorfl
 def summarize(
     config: ml_collections.ConfigDict, full_precision_top1: float, selection: BitSelection,
     uniform: Sequence[UniformResult], seconds: Mapping[str, float], skipped_records: int,
-    best: Mapping[str, dict | None],
+    best: Mapping[str, dict | None], fingerprints: Mapping[str, str],
 ) -> dict:
   """Returns the summary of a run: top-1 in percent, costs in GBOPs of one image, bits by layer name, seconds by phase.
 
@@ -30,6 +30,8 @@ def summarize(
     seconds: {phase: seconds}.
     skipped_records: number of images that this start of the run could not decode.
     best: {phase: {"step", "top1"}} of the best evaluated steps; None if no step was evaluated.
+    fingerprints: {phase: hash of bits, weights, step sizes and batch statistics} of the meta-state and of each trained
+      network.
   """
   return {
       FULL_PRECISION_TOP1: full_precision_top1,
@@ -39,6 +41,7 @@ def summarize(
       "cost_name": cost_name(selection.targets[0].layers),
       "cost_unit": cost_unit(selection.targets[0].layers),
       "best": {phase: step for phase, step in best.items() if step},
+      "fingerprints": dict(fingerprints),
       "skipped_records": skipped_records,
       "seconds": dict(seconds),
       "seed": config.seed,

@@ -190,18 +190,22 @@ def _layers(text):
   layers = []
   for entry in _object(text)["layers"]:
     values = {field.name: entry[field.name] for field in dataclasses.fields(LayerCost) if field.compare}
+    candidate_bits = tuple(map(int, values["candidate_bits"]))
     layers.append(LayerCost(
-        **values | {"candidate_bits": tuple(map(int, values["candidate_bits"]))},
-        weight_elements=entry.get("weight_elements"), cost=_cost(entry.get("cost"))))
+        **values | {"candidate_bits": candidate_bits}, weight_elements=entry.get("weight_elements"),
+        cost=_cost(entry.get("cost"), len(candidate_bits))))
   if not any(layer.searched for layer in layers):
     raise ValueError("none of its layers is searched")
   return tuple(layers)
 
 
-def _cost(values):
+def _cost(values, num_candidates):
   if values is None:
     return None
-  return CostTable(str(values["name"]), str(values["unit"]), tuple(map(float, values["values"])))
+  costs = tuple(map(float, values["values"]))
+  if len(costs) != num_candidates:
+    raise ValueError(f"a layer with {num_candidates} candidates has {len(costs)} costs")
+  return CostTable(str(values["name"]), str(values["unit"]), costs)
 
 
 def _records(text):

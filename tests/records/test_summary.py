@@ -29,17 +29,17 @@ def test_summary(run):
   config, layers, selection = run
   uniform = (results.UniformResult(8, layers, 95.0, 60.0),)
   best = {"stage_a": {"step": 4, "top1": 91.0}, "stage_b": None}
-  content = summary.summarize(config, 97.5, selection, uniform, {"pretraining": 2.5}, 3, best)
+  content = summary.summarize(config, 97.5, selection, uniform, {"pretraining": 2.5}, 3, best, {"stage_b": "0a"})
   assert json.loads(json.dumps(content)) == content | {"config": json.loads(json.dumps(flatten(config)))}
   assert list(content) == ["full_precision_top1", "targets", "uniform", "cost_name", "cost_unit", "best",
-                           "skipped_records", "seconds", "seed", "config", "versions"]
+                           "fingerprints", "skipped_records", "seconds", "seed", "config", "versions"]
   assert (content["cost_name"], content["cost_unit"]) == ("BOPs", "GBOPs")
   target, = content["targets"]
   assert (target["target_gbops"], target["meta_state_top1"], target["final_top1"]) == (0.0008, 90.0, 92.25)
   assert target["gbops"] == pytest.approx(selection.targets[0].gbops) and set(target["bits"].values()) == {3}
   assert content["uniform"][0]["shared_top1"] == 60.0 and content["best"] == {"stage_a": {"step": 4, "top1": 91.0}}
   assert (content["full_precision_top1"], content["skipped_records"], content["seed"]) == (97.5, 3, config.seed)
-  assert content["seconds"] == {"pretraining": 2.5}
+  assert content["seconds"] == {"pretraining": 2.5} and content["fingerprints"] == {"stage_b": "0a"}
   assert content["versions"]["python"] == platform.python_version()
   assert content["versions"]["jax"] == importlib.metadata.version("jax")
 

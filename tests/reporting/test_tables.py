@@ -35,7 +35,7 @@ def result_at(target, a=4, **top1):
 
 def summary_at(*results):
   return summarize(CONFIG, 90.0, BitSelection(results), UNIFORM, {"stage_a": 1.0}, 0,
-                   {"stage_a": {"step": 3, "top1": 89.0}, "bit_selection": None})
+                   {"stage_a": {"step": 3, "top1": 89.0}, "bit_selection": None}, {})
 
 
 def table_of(*results):
