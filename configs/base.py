@@ -83,6 +83,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer.max_gradient_norm = 10.0  # The global norm that gradients are clipped to [C].
 
   config.arch = ml_collections.ConfigDict()  # The search: alphas, and the Adam that trains them.
+  # "bops", "activation_bytes", or a CSV file with the cost of each layer at each bit-width (docs/costs.md). All costs,
+  # the target and lambda are in its unit then, whatever GBOPs say.
+  config.arch.cost = "bops"
   # GBOPs of one image: a number; or several in ascending order that are searched side by side, (4.0, 5.12, 6.0).
   config.arch.target_gbops = FieldReference(None, field_type=object)
   # A tuple of those that go through weight training; None: all, (): none yet. May change between starts on a workdir.

@@ -88,6 +88,7 @@ RULES = {
     "optimizer.epsilon": POSITIVE,
     "optimizer.conv_l2": NOT_NEGATIVE,
     "optimizer.max_gradient_norm": POSITIVE,
+    "arch.cost": NAME,
     "arch.target_gbops": TARGETS,
     "arch.train_targets": Rule(
         lambda v: v is None or is_numbers(v), "a tuple of targets from arch.target_gbops, or None for all"),
@@ -244,10 +245,18 @@ def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: i
     raise UserError(f"config.{name} is {batch_size}; the training split has only {num_images} images.")
 
 
-def check_target(target_gbops: float, attainable: tuple[float, float], name: str = "config.arch.target_gbops") -> None:
-  """Raises UserError if a target in GBOPs, called `name`, lies outside the attainable range (lowest, highest)."""
+def check_target(
+    target: float, attainable: tuple[float, float], unit: str = "GBOPs", name: str = "config.arch.target_gbops"
+) -> None:
+  """Raises UserError if a target lies outside the attainable range (lowest, highest).
+
+  Args:
+    target: the target, in `unit`.
+    attainable: the lowest and the highest cost of the network, in `unit`.
+    unit: of the cost.
+    name: of the field or flag that has the target.
+  """
   low, high = attainable
-  if not low <= target_gbops <= high:
+  if not low <= target <= high:
     raise UserError(
-        f"{name} is {target_gbops:.6g}; this network reaches {low:.6g} to {high:.6g} GBOPs with "
-        "the candidate bit-widths.")
+        f"{name} is {target:.6g}; this network reaches {low:.6g} to {high:.6g} {unit} with the candidate bit-widths.")

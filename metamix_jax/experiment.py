@@ -12,12 +12,14 @@ import numpy as np
 import optax
 
 from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
+from metamix_jax.method.bops import cost_unit
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.method.selection import select_for_targets
 from metamix_jax.models import pretrained
 from metamix_jax.records import files, multihost
 from metamix_jax.records.alpha import with_alpha
 from metamix_jax.records.clock import Clock
+from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.interruption import StopRequest
 from metamix_jax.records.names import name_for_target, targets, trained_targets
 from metamix_jax.records.paths import local_folder
@@ -36,6 +38,7 @@ from metamix_jax.records.workdir import check_data, check_workdir, hold_workdir
 from metamix_jax.training import phases
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.evaluation import evaluate, evaluate_bits, evaluate_uniform_bits
+from metamix_jax.training.fingerprint import fingerprint
 from metamix_jax.training.input_ranges import check_input_ranges
 from metamix_jax.training.loop import Saving
 from metamix_jax.training.run_phases import RunPhases
@@ -71,6 +74,7 @@ def _run(context, workdir, stop_request):
   config, layers = context.config, context.network.layers
   check_workdir(config, workdir)
   check_data(workdir, context.data.description)
+  check_costs(workdir, layers)
   with multihost.failing_together():
     if multihost.is_lead_process():
       files.write_json(workdir / "network.json", describe_network(config, layers))
@@ -95,7 +99,7 @@ def _run(context, workdir, stop_request):
       if multihost.is_lead_process():
         name = name_for_target("selected_bits", target.target_gbops, targets(config))
         write_selected_bits(workdir / f"{name}.json", target.bits)
-    logger.info("selected %.6f GBOPs, target %.6f", target.gbops, target.target_gbops)
+    logger.info("selected %.6f %s, target %.6f", target.gbops, cost_unit(layers), target.target_gbops)
 
   meta, results = run_phases.run(
       "meta_evaluation", meta, functools.partial(_evaluate_meta_state, context, selection))
@@ -103,18 +107,19 @@ def _run(context, workdir, stop_request):
       run_phases.results_file("meta_evaluation"), MetaEvaluation.from_json, results, layers, targets(config))
   # Weight training of every target starts from this state, and its first step takes over the buffers on the devices.
   meta = on_host(meta.without_optimizer())
-  reached = []
+  fingerprints, reached = {"bit_selection": fingerprint(meta, {})}, []
   for target in selection.targets:
     target = dataclasses.replace(target, meta_state_top1=meta_evaluation.targets[target.target_gbops])
     # The summary keeps what an earlier start trained.
     if target.target_gbops in trained_targets(config) or run_phases.is_finished(
         name_for_target("stage_b", target.target_gbops, targets(config))):
-      target = train_target(context, run_phases, meta, target, teacher)
+      target, trained = train_target(context, run_phases, meta, target, teacher)
+      fingerprints[name_for_target("stage_b", target.target_gbops, targets(config))] = fingerprint(trained, target.bits)
     reached.append(target)
 
   summary = summarize(
       config, full_precision_top1, dataclasses.replace(selection, targets=tuple(reached)), meta_evaluation.uniform,
-      run_phases.seconds, multihost.total(context.data.num_skipped), run_phases.best)
+      run_phases.seconds, multihost.total(context.data.num_skipped), run_phases.best, fingerprints)
   with multihost.failing_together():
     if multihost.is_lead_process():
       files.write_json(workdir / "report" / "summary.json", summary)
@@ -181,7 +186,7 @@ def _evaluate_meta_state(context: TrainingContext, selection: BitSelection, meta
 
 def train_target(
     context: TrainingContext, run_phases: RunPhases, meta: MetaState, target: TargetResult, teacher: Teacher | None
-) -> TargetResult:
+) -> tuple[TargetResult, MetaState]:
   """Trains one target through both stages of M14, each computed or restored.
 
   Args:
@@ -192,7 +197,7 @@ def train_target(
     teacher: makes the soft targets of the task loss (M9); None: labels.
 
   Returns:
-    The target with the top-1s after both stages.
+    The target with the top-1s after both stages, and the state after stage B.
 
   Raises:
     Interrupted: the run was asked to stop, and everything is saved.
@@ -207,7 +212,7 @@ def train_target(
         functools.partial(_train_weights, context, stage, name, field, target.bits, teacher, run_phases.saving))
     target = dataclasses.replace(target, **{field: results[field]})
     logger.info("%s: %s %.2f", name, field, results[field])
-  return target
+  return target, meta
 
 
 def _train_weights(

@@ -16,7 +16,7 @@ from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import complete_bits, lowest_bits, uniform_bits, uniform_widths
 from metamix_jax.records.selected_bits import read_selected_bits
-from metamix_jax.reporting import tables
+from metamix_jax.reporting.costs import format_costs
 from metamix_jax.training import context
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
@@ -29,7 +29,7 @@ def main(argv):
   del argv
   absl_logging.set_verbosity(absl_logging.WARNING)
   network, _ = context.networks_without_data(_CONFIG.value)
-  print(tables.format_costs(network.layers, _activation_bits(network.layers), network.module.scheme.layer_bits))
+  print(format_costs(network.layers, _activation_bits(network.layers), network.module.scheme.layer_bits))
 
 
 def _activation_bits(layers):

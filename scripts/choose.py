@@ -22,7 +22,7 @@ from absl import logging as absl_logging
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.config import check_target
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import attainable_range
+from metamix_jax.method.bops import attainable_range, cost_unit
 from metamix_jax.method.selection import (
     alpha_for_target,
     most_probable_bits,
@@ -32,6 +32,7 @@ from metamix_jax.method.selection import (
 from metamix_jax.records import folder_lock
 from metamix_jax.records.alpha import read_alpha
 from metamix_jax.records.chosen_targets import ChosenTarget, write_chosen_target
+from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.names import format_target
 from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import log_to_terminal
@@ -41,7 +42,8 @@ from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.reporting import page, saved_run, tables
 
 OF_RUN = pathlib.Path(__file__).parents[1] / "configs" / "of_run.py"
-_TARGETS = flags.DEFINE_multi_float("target", None, "GBOPs of one image; may be given several times.")
+_TARGETS = flags.DEFINE_multi_float(
+    "target", None, "Cost of one image, in GBOPs or the unit of config.arch.cost; may be given several times.")
 
 
 @exit_on_user_error("choose")
@@ -61,7 +63,7 @@ def main(argv):
     written = page.write(workdir)
   print("\n".join(tables.format_curve(saved_run.read(workdir))))
   for chosen in results:
-    print(f"\nTo train {chosen.name} GBOPs, {_words(chosen)}:\n  {training_command(workdir, chosen)}")
+    print(f"\nTo train {chosen.name} {cost_unit(run.layers)}, {_words(chosen)}:\n  {training_command(workdir, chosen)}")
   print(f"\nWritten: {', '.join(map(str, (written, *(_bits_file(workdir, chosen) for chosen in results))))}")
 
 
@@ -80,7 +82,7 @@ def settle(run: saved_run.SavedRun, targets: Sequence[float]) -> list[ChosenTarg
           f"--target is {name}, which the run in {run.folder} searched, or which is given twice; allowed are other "
           "targets.")
     searched.add(name)
-    check_target(target, attainable_range(run.layers), "--target")
+    check_target(target, attainable_range(run.layers), cost_unit(run.layers), "--target")
     served = alpha_for_target(alpha, target)
     chosen.append(ChosenTarget(
         TargetResult(
@@ -120,6 +122,7 @@ def _evaluate(workdir: pathlib.Path, results: Sequence[ChosenTarget]) -> Iterato
 
   context = prepare(load_config_of_run(workdir))
   check_data(workdir, context.data.description)
+  check_costs(workdir, context.network.layers)
   meta = load_meta_state(context, workdir)
   for chosen in results:
     top1 = evaluate_bits(context, meta, chosen.result.bits)

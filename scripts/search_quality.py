@@ -19,6 +19,7 @@ from ml_collections import config_flags
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.records import folder_lock, search_quality
+from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.files import write_json
 from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import log_to_terminal
@@ -57,6 +58,7 @@ def _measure(workdir: pathlib.Path, run: saved_run.SavedRun, settings: ml_collec
 
   context = prepare(load_config_of_run(workdir))
   check_data(workdir, context.data.description)
+  check_costs(workdir, context.network.layers)
   return measure_search_quality(
       context, load_meta_state(context, workdir), BitSelection(run.target_results), settings,
       workdir / "search_quality.jsonl")

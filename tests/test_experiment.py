@@ -70,7 +70,7 @@ def test_summary_has_every_figure(finished_run):
   assert network["layers"][0] == {
       # The stem: 3 * 3 * 1 weights for each of 8 x 8 positions in 8 channels.
       "name": "stem", "macs": 4608, "input_elements": 64, "candidate_bits": [8], "weight_bits": 8, "kind": "conv",
-      "input_range": "signed", "searched": False}
+      "input_range": "signed", "weight_elements": 72, "searched": False}
   assert set(summary["seconds"]) == {"pretraining", "bit_selection", "meta_evaluation", "stage_a", "stage_b"}
 
 

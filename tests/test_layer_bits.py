@@ -24,7 +24,7 @@ from metamix_jax.nn.layers import QuantConv, QuantDense
 from metamix_jax.nn.scheme import Placement, QuantizationScheme
 from metamix_jax.nn.tracing import trace_layers
 from metamix_jax.records.workdir import check_workdir, load_config_of_run
-from metamix_jax.reporting import page, saved_run, tables
+from metamix_jax.reporting import costs, page, saved_run, tables
 from metamix_jax.training import context, steps
 from metamix_jax.training.state import create_meta_state
 from metamix_jax.training.steps import AXIS
@@ -136,7 +136,7 @@ def test_the_report_of_costs_shows_what_each_pattern_caught():
   config = digits_config()
   config.quantization.layer_bits = {"*/depthwise": (4, 8), "head": 8, "stem": None, "*": (3, 8)}
   network, _ = context.networks_without_data(config)
-  text = tables.format_costs(network.layers, lowest_bits(network.layers), network.module.scheme.layer_bits)
+  text = costs.format_costs(network.layers, lowest_bits(network.layers), network.module.scheme.layer_bits)
   depthwise = ", ".join(f"block_0{number}/depthwise" for number in range(5))
   assert f"  */depthwise (candidates 4, 8): {depthwise}\n" in text
   assert "  head (8/8): head\n" in text and "  stem (full precision): stem\n" in text
@@ -144,7 +144,7 @@ def test_the_report_of_costs_shows_what_each_pattern_caught():
   assert everything.count(",") == 1 + 17 - 5 - 2 - 1  # 17 layers, without depthwise, head and stem.
   row = next(line for line in text.splitlines() if line.startswith("stem "))
   assert row.endswith("full precision") and row.split()[3:5] == ["32", "32"]
-  assert "What each pattern" not in tables.format_costs(network.layers, lowest_bits(network.layers))
+  assert "What each pattern" not in costs.format_costs(network.layers, lowest_bits(network.layers))
 
 
 def test_a_run_of_before_the_field_existed_is_read_and_continued(tmp_path):

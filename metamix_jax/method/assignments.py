@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from metamix_jax.method.bops import LayerCost, complete_bits, gbops, layer_gbops, lowest_bits
+from metamix_jax.method.bops import LayerCost, cheapest_bits, complete_bits, cost_unit, gbops, layer_gbops
 from metamix_jax.method.selection import COST_GRID, select_within_target
 
 Bits = dict[str, int]
@@ -36,7 +36,7 @@ def draw_assignments(
     ValueError: no assignment has such a cost.
   """
   searched = [layer for layer in layers if layer.searched]
-  lowest_gbops = gbops(layers, lowest_bits(layers))
+  lowest_gbops = gbops(layers, cheapest_bits(layers))
   room = most_gbops - lowest_gbops
   cells = [_cells_rounded_down(layer, room) for layer in searched] if room > 0 else []
   first = max(0, math.floor((least_gbops - lowest_gbops) / room * COST_GRID) - len(searched)) if room > 0 else 0
@@ -44,7 +44,7 @@ def draw_assignments(
   weights = counts[-1].copy()
   weights[:first] = 0
   if room <= 0 or not weights.any():
-    raise ValueError(f"no assignment costs from {least_gbops:.6g} to {most_gbops:.6g} GBOPs.")
+    raise ValueError(f"no assignment costs from {least_gbops:.6g} to {most_gbops:.6g} {cost_unit(layers)}.")
   drawn: list[Bits] = []
   in_vain = 0
   while len(drawn) < number:
@@ -55,7 +55,8 @@ def draw_assignments(
       continue
     in_vain += 1
     if in_vain == COST_GRID:
-      raise ValueError(f"no assignment was found that costs from {least_gbops:.6g} to {most_gbops:.6g} GBOPs.")
+      raise ValueError(
+          f"no assignment was found that costs from {least_gbops:.6g} to {most_gbops:.6g} {cost_unit(layers)}.")
   return drawn
 
 
@@ -144,9 +145,9 @@ def search_locally(
 
 
 def _cells_rounded_down(layer, room):
-  """Returns the cost of each candidate above the lowest one, in grid cells."""
-  lowest = layer_gbops(layer, layer.candidate_bits[0])
-  return [math.floor((layer_gbops(layer, bits) - lowest) / room * COST_GRID) for bits in layer.candidate_bits]
+  """Returns the cost of each candidate above the cheapest one, in grid cells."""
+  costs = [layer_gbops(layer, bits) for bits in layer.candidate_bits]
+  return [math.floor((cost - min(costs)) / room * COST_GRID) for cost in costs]
 
 
 def _count_assignments(cells, num_cells):

@@ -11,6 +11,21 @@ FULL_PRECISION_BITS = 32
 
 
 @dataclasses.dataclass(frozen=True)
+class CostTable:
+  """Holds what one layer costs in place of its BOPs (costs.py makes them).
+
+  Attributes:
+    name: of the cost, the same for all layers of a network: "latency".
+    unit: of one image, the same for all layers: "ms".
+    values: cost at each candidate bit-width, finite and 0 or more.
+  """
+
+  name: str
+  unit: str
+  values: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerCost:
   """Holds the static facts of one quantised layer, for one image.
 
@@ -22,6 +37,9 @@ class LayerCost:
     weight_bits: bits of the weights. A layer in full precision has FULL_PRECISION_BITS in both.
     kind: "conv", "depthwise" or "dense"; "other" for a user's own layer class.
     input_range: range of the values that the layer reads (M3): "unsigned", "signed" or "hard_swish".
+    weight_elements: number of elements of the kernel; None: not known, in files of older runs.
+    cost: what the layer costs; None: BOPs. Networks that differ in their costs alone are equal, and share their
+      programs: the search reads the costs as data (training.state.ArchState).
   """
 
   name: str
@@ -31,6 +49,8 @@ class LayerCost:
   weight_bits: int
   kind: str
   input_range: str
+  weight_elements: int | None = dataclasses.field(default=None, compare=False)
+  cost: CostTable | None = dataclasses.field(default=None, compare=False)
 
   @property
   def searched(self) -> bool:
@@ -54,20 +74,28 @@ class LayerCost:
 
 
 def layer_gbops(layer: LayerCost, activation_bits: float | jax.Array):
-  """Returns the GBOPs of one layer on one image, its term of M8; no other function defines the cost of a layer.
+  """Returns the cost of one layer on one image; no other function defines it.
 
   Args:
     layer: static facts of the layer.
-    activation_bits: bits of its input: a number, or a scalar array for a gradient.
+    activation_bits: bits of its input: a number, or for BOPs a scalar array for a gradient.
 
   Returns:
-    A float, or a scalar float32 array if the bits are an array.
+    GBOPs, the layer's term of M8: a float, or a scalar float32 array if the bits are an array. If the layer has a cost
+    of its own: its value in that unit, a float.
+
+  Raises:
+    ValueError: the layer has a cost of its own, and the bits are none of its candidates.
   """
+  if layer.cost is not None:
+    return layer.cost.values[layer.candidate_of(activation_bits)]
   return activation_bits * (layer.macs * layer.weight_bits / 1e9)
 
 
 def gbops(layers: Sequence[LayerCost], activation_bits: Mapping[str, float | jax.Array]) -> Any:
   """M8 [C]: computes GBOPs = sum_l MACs_l * weight_bits_l * activation_bits_l / 1e9, of one image.
+
+  For layers that have a cost of their own it is the sum of these, in their unit.
 
   Args:
     layers: every quantised layer, searched or not.
@@ -110,10 +138,25 @@ def complete_bits(layers: Sequence[LayerCost], searched_bits: Mapping[str, int])
   return {layer.name: searched_bits[layer.name] if layer.searched else layer.candidate_bits[0] for layer in layers}
 
 
+def cheapest_bits(layers: Sequence[LayerCost]) -> dict[str, int]:
+  """Returns the candidate of every quantised layer that costs least, by name; of equal costs the lowest."""
+  return {layer.name: min(layer.candidate_bits, key=lambda bits: layer_gbops(layer, bits)) for layer in layers}
+
+
 def attainable_range(layers: Sequence[LayerCost]) -> tuple[float, float]:
-  """Returns the lowest and the highest GBOPs that the candidate bit-widths allow."""
-  highest_bits = {layer.name: max(layer.candidate_bits) for layer in layers}
-  return gbops(layers, lowest_bits(layers)), gbops(layers, highest_bits)
+  """Returns the lowest and the highest cost that the candidate bit-widths allow, in GBOPs or the unit of the costs."""
+  dearest = {layer.name: max(layer.candidate_bits, key=lambda bits: layer_gbops(layer, bits)) for layer in layers}
+  return gbops(layers, cheapest_bits(layers)), gbops(layers, dearest)
+
+
+def cost_name(layers: Sequence[LayerCost]) -> str:
+  """Returns the name of what the layers cost: "BOPs", or that of their own costs."""
+  return "BOPs" if layers[0].cost is None else layers[0].cost.name
+
+
+def cost_unit(layers: Sequence[LayerCost]) -> str:
+  """Returns the unit of what the layers cost, for labels: "GBOPs", or that of their own costs."""
+  return "GBOPs" if layers[0].cost is None else layers[0].cost.unit
 
 
 def average_activation_bits(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]) -> float:

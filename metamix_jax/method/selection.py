@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from metamix_jax.method.bops import LayerCost, complete_bits, gbops, layer_gbops, lowest_bits
+from metamix_jax.method.bops import LayerCost, cheapest_bits, complete_bits, cost_unit, gbops, layer_gbops
 
 # Number of grid steps between the cost of the cheapest assignment and the target. Each layer's cost is rounded up to
 # the grid, so the result may leave up to (number of layers / COST_GRID) of that range unused.
@@ -38,7 +38,7 @@ def select_for_targets(
     (selected bits, most probable bits) for each target, both by name of the searched layer.
 
   Raises:
-    ValueError: the lowest bits cost more than a target.
+    ValueError: the cheapest bits cost more than a target.
   """
   of_targets = [{name: values[index] for name, values in alpha.items()} for index in range(len(targets_gbops))]
   return [
@@ -112,28 +112,29 @@ def select_within_target(
     Bits by name of the searched layer, in network order.
 
   Raises:
-    ValueError: the lowest bits cost more than the target.
+    ValueError: the cheapest bits cost more than the target.
   """
   most_probable = most_probable_bits(layers, alpha)
   least_gbops = (1 - tolerance) * target_gbops
   if least_gbops <= gbops(layers, complete_bits(layers, most_probable)) <= target_gbops:
     return most_probable
-  lowest = lowest_bits(layers)
+  lowest = cheapest_bits(layers)
   lowest_gbops = gbops(layers, lowest)
   if target_gbops < lowest_gbops:
     raise ValueError(
-        f"target_gbops is {target_gbops:.6g}; the lowest bit-widths already cost {lowest_gbops:.6g} GBOPs.")
+        f"target_gbops is {target_gbops:.6g}; the cheapest bit-widths already cost {lowest_gbops:.6g} "
+        f"{cost_unit(layers)}.")
   for bound in (least_gbops, lowest_gbops):
     for bits in _by_probability(layers, alpha, bound, target_gbops):
       if bound <= gbops(layers, complete_bits(layers, bits)) <= target_gbops:
         return bits
-  # The target is so close to the lowest bits that rounding to the grid hides the difference.
+  # The target is so close to the cheapest bits that rounding to the grid hides the difference.
   return {layer.name: lowest[layer.name] for layer in layers if layer.searched}
 
 
 def _by_probability(layers, alpha, least_gbops, target_gbops) -> Iterator[dict[str, int]]:
   """Yields the best assignment at each grid cost from `least_gbops` on, the most probable assignment first."""
-  searched, lowest_gbops = [layer for layer in layers if layer.searched], gbops(layers, lowest_bits(layers))
+  searched, lowest_gbops = [layer for layer in layers if layer.searched], gbops(layers, cheapest_bits(layers))
   room = target_gbops - lowest_gbops
   if room <= 0:
     return
@@ -149,9 +150,9 @@ def _by_probability(layers, alpha, least_gbops, target_gbops) -> Iterator[dict[s
 
 
 def _cells(layer, room):
-  """Returns the cost of each candidate above the lowest one, in grid cells, rounded up."""
-  lowest = layer_gbops(layer, layer.candidate_bits[0])
-  return [math.ceil((layer_gbops(layer, bits) - lowest) / room * COST_GRID) for bits in layer.candidate_bits]
+  """Returns the cost of each candidate above the cheapest one, in grid cells, rounded up."""
+  costs = [layer_gbops(layer, bits) for bits in layer.candidate_bits]
+  return [math.ceil((cost - min(costs)) / room * COST_GRID) for cost in costs]
 
 
 def _log_probabilities(alpha):

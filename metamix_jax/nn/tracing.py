@@ -87,6 +87,9 @@ def trace_network(network: nn.Module, image_shape: tuple[int, int, int]) -> Trac
   uncounted = tuple(
       "/".join(path) for path, leaf in traverse_util.flatten_dict(variables.get("params", {})).items()
       if leaf.ndim >= 2 and path[:-1] not in quantized)
+  sizes = traverse_util.flatten_dict(variables.get("params", {}), sep="/")
+  layers = [
+      dataclasses.replace(layer, weight_elements=math.prod(sizes[f"{layer.name}/kernel"].shape)) for layer in layers]
   return TracedNetwork(tuple(layers), uncounted, variables)
 
 

@@ -9,7 +9,7 @@ import sys
 import ml_collections
 
 from metamix_jax.config_file import flatten
-from metamix_jax.method.bops import LayerCost
+from metamix_jax.method.bops import LayerCost, cost_name, cost_unit
 from metamix_jax.records.results import FULL_PRECISION_TOP1, BitSelection, UniformResult
 
 PACKAGES = ("metamix_jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections")
@@ -18,7 +18,7 @@ PACKAGES = ("metamix_jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorfl
 def summarize(
     config: ml_collections.ConfigDict, full_precision_top1: float, selection: BitSelection,
     uniform: Sequence[UniformResult], seconds: Mapping[str, float], skipped_records: int,
-    best: Mapping[str, dict | None],
+    best: Mapping[str, dict | None], fingerprints: Mapping[str, str],
 ) -> dict:
   """Returns the summary of a run: top-1 in percent, costs in GBOPs of one image, bits by layer name, seconds by phase.
 
@@ -30,13 +30,18 @@ def summarize(
     seconds: {phase: seconds}.
     skipped_records: number of images that this start of the run could not decode.
     best: {phase: {"step", "top1"}} of the best evaluated steps; None if no step was evaluated.
+    fingerprints: {phase: hash of bits, weights, step sizes and batch statistics} of the meta-state and of each trained
+      network.
   """
   return {
       FULL_PRECISION_TOP1: full_precision_top1,
       **selection.to_json(),
       "targets": [target.to_json() for target in selection.targets],
       "uniform": [result.to_json() for result in uniform],
+      "cost_name": cost_name(selection.targets[0].layers),
+      "cost_unit": cost_unit(selection.targets[0].layers),
       "best": {phase: step for phase, step in best.items() if step},
+      "fingerprints": dict(fingerprints),
       "skipped_records": skipped_records,
       "seconds": dict(seconds),
       "seed": config.seed,
@@ -59,5 +64,11 @@ def describe_network(config: ml_collections.ConfigDict, layers: Sequence[LayerCo
   return {
       "network": config.network.name,
       "image_size": config.data.image_size,
-      "layers": [dataclasses.asdict(layer) | {"searched": layer.searched} for layer in layers],
+      "layers": [_describe_layer(layer) for layer in layers],
   }
+
+
+def _describe_layer(layer):
+  """Returns the fields of a layer; it has a "cost" only where that is not BOPs."""
+  fields = dataclasses.asdict(layer) | {"searched": layer.searched}
+  return fields if layer.cost else {name: value for name, value in fields.items() if name != "cost"}

@@ -27,7 +27,7 @@ CHANGEABLE = (
 )
 
 # Fields that older runs do not have, with the values that they ran with.
-YOUNGER_FIELDS = {"quantization.layer_bits": None}
+YOUNGER_FIELDS = {"arch.cost": "bops", "quantization.layer_bits": None}
 
 
 @contextlib.contextmanager

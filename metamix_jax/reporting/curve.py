@@ -42,7 +42,7 @@ def accuracy_against_cost(run: SavedRun) -> Figure | None:
     axes.axhline(run.full_precision_top1, color=BLACK, linestyle="--", linewidth=1, label="full precision")
   for number, target in enumerate(run.targets):
     axes.axvline(target, color=GREY, linewidth=0.8, linestyle=":", zorder=0, label="" if number else "target")
-  axes.set(xlabel="cost of one image [GBOPs]", ylabel="top-1 on the evaluation split [%]")
+  axes.set(xlabel=f"cost of one image [{run.unit}]", ylabel="top-1 on the evaluation split [%]")
   axes.margins(x=0.08, y=0.12)
   axes.grid()
   figure.legend(loc="outside lower center", ncols=3)

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 import numpy as np
 
-from metamix_jax.method.bops import candidate_widths, layer_gbops
+from metamix_jax.method.bops import candidate_widths, cost_name, cost_unit, layer_gbops
 from metamix_jax.records.names import STAGES, TRAINING_PHASES, format_target, name_for_target
 from metamix_jax.records.results import FULL_PRECISION_TOP1, TOP1_OF_STAGE, TargetResult
 from metamix_jax.reporting import curve, search_quality
@@ -45,7 +45,7 @@ def bits_per_layer(target: TargetResult) -> Figure:
   """Draws bars in network order: the selected bits of each layer's input, and the layer's share of the cost."""
   layers, bits_of_layers, total, changed = target.layers, target.all_bits, target.gbops, target.changed
   figure = new_figure(
-      f"Bits selected for each layer: {total:.4g} GBOPs of {format_target(target.target_gbops)}, "
+      f"Bits selected for each layer: {total:.4g} {cost_unit(layers)} of {format_target(target.target_gbops)}, "
       f"{target.average_activation_bits:.2f} activation bits on average", 10, figure_height(len(layers)))
   bits_axes, share_axes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
   widths = sorted({bits for layer in layers if layer.quantized for bits in layer.candidate_bits})
@@ -62,7 +62,7 @@ def bits_per_layer(target: TargetResult) -> Figure:
     share_axes.text(share + 0.01 * max(shares), row, f"{share:.1f}", va="center", fontsize=7)
   label_layers(bits_axes, [layer.name for layer in layers])
   bits_axes.set(xlabel="bits of the input activations", xlim=(0, widths[-1] * 1.4), xticks=[0, *widths])
-  share_axes.set(xlabel="share of the BOPs at these bits [%]", xlim=(0, 1.12 * max(shares)))
+  share_axes.set(xlabel=f"share of the {cost_name(layers)} at these bits [%]", xlim=(0, 1.12 * max(shares)))
   share_axes.tick_params(left=False)
   for axes in (bits_axes, share_axes):
     axes.grid(axis="x")
@@ -81,7 +81,7 @@ def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
     return None
   selected = next((result.bits for result in run.target_results if result.target_gbops == target_gbops), {})
   figure = new_figure(
-      f"Probability of each bit-width during the search, target {format_target(target_gbops)} GBOPs",
+      f"Probability of each bit-width during the search, target {format_target(target_gbops)} {run.unit}",
       2.2 + 2.4 * len(widths), figure_height(len(searched)))
   # A record closes the interval since the one before.
   edges = np.concatenate([[steps[0] - (steps[1] - steps[0] if len(steps) > 1 else 1)], steps])
@@ -150,7 +150,7 @@ def search_cost(run: SavedRun) -> Figure | None:
                      clip_on=False, zorder=3)
   if not num_steps:
     return None
-  cost_axes.set_ylabel("cost of one image [GBOPs]")
+  cost_axes.set_ylabel(f"cost of one image [{run.unit}]")
   entropy_axes.set(xlabel="step of the bit selection", ylabel="mean entropy of\na layer's bits [nats]")
   entropy_axes.margins(y=0.15)
   entropy_axes.ticklabel_format(axis="y", useOffset=False)
@@ -181,7 +181,7 @@ def training(run: SavedRun) -> Figure | None:
       loss_axes.plot(epochs, losses, label=label, markevery=max(1, len(epochs) // 8), **series_style(index))
       top1_axes.plot(*run.series(name, "top1", over="epoch"), **series_style(index))
     if len(series) > 1:
-      loss_axes.legend(fontsize=7, title="target [GBOPs]" if section in STAGES else None, title_fontsize=7)
+      loss_axes.legend(fontsize=7, title=f"target [{run.unit}]" if section in STAGES else None, title_fontsize=7)
     num_epochs = run.config[f"{section}.epochs"]
     for colour, marker, label, top1 in _results_of(run, section, names):
       top1_axes.plot(num_epochs, top1, marker, color=colour, markersize=8, markerfacecolor="none", clip_on=False,

@@ -6,7 +6,7 @@ import html
 import json
 import pathlib
 
-from metamix_jax.method.bops import candidate_widths
+from metamix_jax.method.bops import candidate_widths, cost_name
 from metamix_jax.records.files import write_text
 from metamix_jax.records.names import format_target
 from metamix_jax.reporting import saved_run, tables
@@ -30,9 +30,11 @@ figcaption, p.note { color: #595959; max-width: 75ch; }
   figure img { max-height: 24cm; } tr { break-inside: avoid; }
 }
 """
-_EXPLANATION = (
+_BOPS = (
     "Cost: multiply-accumulates × weight bits × activation bits of one image, over all convolutions and dense layers, "
-    "in 10<sup>9</sup>. Average bits: over the activation elements that the layers read. Accuracy: on the evaluation "
+    "in 10<sup>9</sup>.")
+_EXPLANATION = (
+    "Average bits: over the activation elements that the layers read. Accuracy: on the evaluation "
     "split; straight from the meta-state nothing was trained for these bits, only batch-norm statistics were "
     "re-estimated. Grey rows are references.")
 _NOTHING, _HYPHEN = "–", "\N{NON-BREAKING HYPHEN}"
@@ -71,13 +73,21 @@ def _page(run, figures):
       f"<style>{_STYLE}</style>", "</head>", "<body>", f"<h1>{title}</h1>",
       f"<p>{html.escape(_status(run))}</p>",
       "<h2>What was selected, at what cost, with what accuracy</h2>", _selection_table(run),
-      f"<p class='note'>{_EXPLANATION}</p>",
+      f"<p class='note'>{_cost_in_words(run)} {_EXPLANATION}</p>",
       "<h2>How good the search is</h2>", _search_quality_table(run),
       "<h2>Phases</h2>", _table(["phase", "state"], run.phase_states.items(), kind="words"),
       "<h2>Figures</h2>", *(figures or ["<p>There is nothing to draw yet.</p>"]),
       "<h2>Bits of every layer</h2>", _layer_table(run),
       "<h2>How it was made</h2>", _table(["field of the config", "value"], fields, kind="words"),
       _table(["package", "version"], versions, kind="words") if versions else "", "</body>", "</html>", ""])
+
+
+def _cost_in_words(run):
+  if run.layers[0].cost is None:
+    return _BOPS
+  return html.escape(
+      f"Cost: {cost_name(run.layers)} of one image in {run.unit}, the sum over the layers, from config.arch.cost = "
+      f"{run.config['arch.cost']}.")
 
 
 def _status(run):
@@ -108,11 +118,11 @@ def _selection_table(run):
                  f"{result.average_activation_bits:.2f}", layers_at([result.bits] * num_searched),
                  _percent(result.top1), _NOTHING, _NOTHING])
   rows.append(["full precision", *[_NOTHING] * 6, _percent(run.full_precision_top1)])
-  header = ["assignment", "target [GBOPs]", "cost [GBOPs]", "average bits",
+  header = ["assignment", f"target [{run.unit}]", f"cost [{run.unit}]", "average bits",
             f"layers at {' / '.join(map(str, widths))} bits", "top-1 straight from the meta-state [%]",
             "top-1 after stage A [%]", "final top-1 [%]"]
   targets = ", ".join(map(format_target, run.targets))
-  note = "" if run.target_results else f"<p>No bits are selected yet. Target: {targets} GBOPs.</p>\n"
+  note = "" if run.target_results else f"<p>No bits are selected yet. Target: {targets} {html.escape(run.unit)}.</p>\n"
   return note + _table(header, rows, num_references=len(rows) - len(results))
 
 
@@ -122,19 +132,19 @@ def _search_quality_table(run):
   if quality is None:
     return (f"<p>Not measured. scripts/search_quality.py {html.escape(str(run.folder))} compares the selection with "
             "random and other assignments of the same cost.</p>")
-  verdicts = [f"<li>{format_target(target.target_gbops)} GBOPs: {html.escape(target.verdict)}</li>"
+  verdicts = [f"<li>{html.escape(f'{format_target(target.target_gbops)} {run.unit}: {target.verdict}')}</li>"
               for target in quality.targets]
   note = (f"<p class='note'>Straight from the meta-state, on {quality.num_images:,} images; random assignments and "
           f"the selection beside them on {quality.num_random_images:,} of these. Difference: loss of the "
           "selection minus the loss of the assignment, with its 95 % interval; below 0 the selection is better.</p>")
   return "\n".join(["<ul>", *verdicts, "</ul>", _table(
-      tables.SEARCH_QUALITY_HEADER, tables.search_quality_rows(quality), kind="numbers"), note])
+      tables.search_quality_header(run.unit), tables.search_quality_rows(quality), kind="numbers"), note])
 
 
 def _layer_table(run):
   results = [*run.target_results, *(chosen.result for chosen in run.chosen_targets)]
   header = ["layer", "kind", "multiply-accumulates", "weight bits"] + [
-      f"bits at {format_target(result.target_gbops)} GBOPs" for result in results]
+      f"bits at {format_target(result.target_gbops)} {run.unit}" for result in results]
   assignments = [result.all_bits for result in results]
   return _table(header, (
       [layer.name + _note(layer), layer.kind, f"{layer.macs:,}", layer.weight_bits] + [

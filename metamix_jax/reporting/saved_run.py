@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import LayerCost, uniform_widths
+from metamix_jax.method.bops import CostTable, LayerCost, cost_unit, uniform_widths
 from metamix_jax.records.chosen_targets import ChosenTarget, read_chosen_targets
 from metamix_jax.records.names import STAGES, TRAINING_PHASES, format_target, name_for_target
 from metamix_jax.records.results import (
@@ -54,6 +54,11 @@ class SavedRun:
   def targets(self) -> list[float]:
     """Returns the targets in GBOPs of one image, ascending."""
     return _as_list(self.config["arch.target_gbops"])
+
+  @property
+  def unit(self) -> str:
+    """Returns the unit of all costs and targets: "GBOPs", or that of the run's cost table."""
+    return cost_unit(self.layers)
 
   @functools.cached_property
   def full_precision_top1(self) -> float | None:
@@ -184,11 +189,23 @@ def _results(text):
 def _layers(text):
   layers = []
   for entry in _object(text)["layers"]:
-    values = {field.name: entry[field.name] for field in dataclasses.fields(LayerCost)}
-    layers.append(LayerCost(**values | {"candidate_bits": tuple(map(int, values["candidate_bits"]))}))
+    values = {field.name: entry[field.name] for field in dataclasses.fields(LayerCost) if field.compare}
+    candidate_bits = tuple(map(int, values["candidate_bits"]))
+    layers.append(LayerCost(
+        **values | {"candidate_bits": candidate_bits}, weight_elements=entry.get("weight_elements"),
+        cost=_cost(entry.get("cost"), len(candidate_bits))))
   if not any(layer.searched for layer in layers):
     raise ValueError("none of its layers is searched")
   return tuple(layers)
+
+
+def _cost(values, num_candidates):
+  if values is None:
+    return None
+  costs = tuple(map(float, values["values"]))
+  if len(costs) != num_candidates:
+    raise ValueError(f"a layer with {num_candidates} candidates has {len(costs)} costs")
+  return CostTable(str(values["name"]), str(values["unit"]), costs)
 
 
 def _records(text):

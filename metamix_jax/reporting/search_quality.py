@@ -101,7 +101,7 @@ def _draw_target(axes, run, target: TargetQuality, tips):
   add("selected", 0, target.selected_beside_random, 0.5, _SELECTED | {"zorder": 4})
   axes.set(yticks=[], ylim=(0, 1.08))
   axes.spines["left"].set_visible(False)
-  axes.set_title(f"target {name} GBOPs: {target.verdict}", loc="left", fontsize=9)
+  axes.set_title(f"target {name} {run.unit}: {target.verdict}", loc="left", fontsize=9)
   axes.grid(axis="x")
 
 
@@ -109,4 +109,4 @@ def _tip(run: SavedRun, label: str, score: AssignmentScore) -> str:
   widths = candidate_widths(run.layers)
   counts = ", ".join(f"{list(score.bits.values()).count(width)} layers at {width} bits" for width in widths)
   bits = "\n".join(f"{name} {value}" for name, value in score.bits.items())
-  return (f"{label}: {score.gbops:.6g} GBOPs, loss {score.loss:.4f}, top-1 {score.top1:.2f} %\n{counts}\n{bits}")
+  return (f"{label}: {score.gbops:.6g} {run.unit}, loss {score.loss:.4f}, top-1 {score.top1:.2f} %\n{counts}\n{bits}")

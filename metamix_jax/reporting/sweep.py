@@ -179,15 +179,20 @@ def write_results(runs: Sequence[SweepRun], workdir: pathlib.Path) -> None:
   writer.writeheader()
   writer.writerows(rows)
   write_text(workdir / "results.csv", text.getvalue())
-  save(lambda: accuracy_against_cost(rows, list(runs[0].values)), workdir / "accuracy_against_cost.png")
+  summaries = [summary for summary in (run.summary() for run in runs) if summary is not None]
+  units = " or ".join(sorted({summary.get("cost_unit", "GBOPs") for summary in summaries}))  # Older runs have no key.
+  save(lambda: accuracy_against_cost(rows, list(runs[0].values), units), workdir / "accuracy_against_cost.png")
 
 
-def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], grid: Sequence[str]) -> Figure | None:
-  """Draws top-1 over GBOPs of all rows of a results.csv; lines join the means over the seeds.
+def accuracy_against_cost(
+    rows: Sequence[Mapping[str, Any]], grid: Sequence[str], unit: str = "GBOPs"
+) -> Figure | None:
+  """Draws top-1 over the cost of all rows of a results.csv; lines join the means over the seeds.
 
   Args:
     rows: {column: value} of each row.
     grid: names of the grid's fields; those other than seed and target separate the series.
+    unit: of the cost.
 
   Returns:
     The figure; None without rows.
@@ -211,7 +216,7 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], grid: Sequence[str]
     axes.plot(*zip(*means, strict=True), color=style["color"], linestyle=style["linestyle"], linewidth=1.3)
     axes.plot([cost for _, cost, _ in reached], [top1 for _, _, top1 in reached], style["marker"], color=style["color"],
               markerfacecolor="none", label=label)
-  axes.set(xlabel="cost of one image [GBOPs]", ylabel="top-1 on the evaluation split [%]")
+  axes.set(xlabel=f"cost of one image [{unit}]", ylabel="top-1 on the evaluation split [%]")
   axes.margins(x=0.08, y=0.12)
   axes.grid()
   figure.legend(loc="outside lower center", ncols=2, title="lines: means over the seeds", title_fontsize=9)

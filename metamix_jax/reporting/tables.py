@@ -1,17 +1,5 @@
-"""Tables for a terminal: the summary of a run, and the cost of a network layer by layer."""
+"""Tables for a terminal: the summary of a run, and the quality of its search."""
 
-from collections.abc import Mapping, Sequence
-
-from metamix_jax.method.bops import (
-    LayerCost,
-    attainable_range,
-    average_activation_bits,
-    gbops,
-    layer_gbops,
-    uniform_bits,
-    uniform_widths,
-)
-from metamix_jax.method.layer_bits import LayerBits, deciding_pattern
 from metamix_jax.records.names import format_target
 from metamix_jax.records.search_quality import AssignmentScore, SearchQuality
 from metamix_jax.reporting.saved_run import SavedRun
@@ -42,14 +30,14 @@ def _search_verdicts(run):
   """Returns a line for each target that says how good its selection is; one line where it was not measured."""
   if run.search_quality is None:
     return [f"How good the search is was not measured: scripts/search_quality.py {run.folder}"]
-  return [f"Search for {format_target(target.target_gbops)} GBOPs: the selection {_sentence(target)}"
+  return [f"Search for {format_target(target.target_gbops)} {run.unit}: the selection {_sentence(target)}"
           for target in run.search_quality.targets]
 
 
 def format_curve(run: SavedRun) -> list[str]:
   """Returns the lines of the curve: searched and chosen targets and uniform bit-widths in the order of their cost."""
   lines = [
-      "", "Accuracy and cost: GBOPs of one image; top-1 in %, from the meta-state and after each stage",
+      "", f"Accuracy and cost: {run.unit} of one image; top-1 in %, from the meta-state and after each stage",
       f"  {'target':<14} {'selected':>10} {'average bits':>13} {'meta-state':>11} {'stage A':>8} {'final':>7}"]
   uniform = [
       (result.gbops, f"all at {result.bits} bits", None, result.top1, None, None, "")
@@ -81,7 +69,7 @@ def _format_target(run):
   result, = run.target_results
   lines = ["", "Bits selected for each layer's input activations"]
   lines += [f"  {name:<24} {bits}" for name, bits in result.bits.items()]
-  lines += ["", "Cost of one image [GBOPs]"]
+  lines += ["", f"Cost of one image [{run.unit}]"]
   lines += [f"  all searched layers at {uniform.bits} bits {uniform.gbops:>12.6f}" for uniform in run.uniform_results]
   lines.append(f"  target                        {result.target_gbops:>12.6f}")
   lines.append(f"  selected                      {result.gbops:>12.6f}")
@@ -108,12 +96,13 @@ def _format_top1s(run, result):
   return lines
 
 
-SEARCH_QUALITY_HEADER = (
-    "target [GBOPs]", "assignment", "cost [GBOPs]", "loss [nats]", "top-1 [%]", "difference [nats]")
+def search_quality_header(unit: str) -> tuple[str, ...]:
+  """Returns the titles of the columns of `search_quality_rows`, with the unit of the cost."""
+  return f"target [{unit}]", "assignment", f"cost [{unit}]", "loss [nats]", "top-1 [%]", "difference [nats]"
 
 
 def search_quality_rows(quality: SearchQuality) -> list[tuple[str, ...]]:
-  """Returns rows under SEARCH_QUALITY_HEADER: each target's selection and baselines, then the uniform bit-widths."""
+  """Returns rows under `search_quality_header`: each target's selection and baselines, then the uniform bit-widths."""
   rows = []
   for target in quality.targets:
     name = format_target(target.target_gbops)
@@ -144,8 +133,8 @@ def format_search_quality(run: SavedRun) -> str:
   quality = run.search_quality
   if quality is None:
     raise ValueError(f"the search quality of {run.folder} was not measured.")
-  rows = [SEARCH_QUALITY_HEADER, *search_quality_rows(quality)]
-  widths = [max(len(row[column]) for row in rows) for column in range(len(SEARCH_QUALITY_HEADER))]
+  rows = [search_quality_header(run.unit), *search_quality_rows(quality)]
+  widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
   lines = ["", f"Quality of the search, straight from the meta-state, on {quality.num_images} images"]
   for target, assignment, *numbers in rows:
     cells = [f"{target:<{widths[0]}}", f"{assignment:<{widths[1]}}"] + [
@@ -155,64 +144,11 @@ def format_search_quality(run: SavedRun) -> str:
       "", f"Random assignments, and the selection beside them: on {quality.num_random_images} of the images",
       "Difference: loss of the selection minus loss of the assignment, with its 95 % interval"]
   lines += [
-      f"{format_target(target.target_gbops)} GBOPs: the selection {_sentence(target)}" for target in quality.targets]
+      f"{format_target(target.target_gbops)} {run.unit}: the selection {_sentence(target)}"
+      for target in quality.targets]
   times = ", ".join(f"{name} {seconds:.0f}" for name, seconds in quality.seconds.items())
   return "\n".join([*lines, f"Seconds: {times}; {sum(quality.seconds.values()):.0f} in all"])
 
 
 def _sentence(target):
   return target.verdict if target.better_than_chance else f"is {target.verdict}"
-
-
-def format_costs(
-    layers: Sequence[LayerCost], activation_bits: Mapping[str, int], layer_bits: LayerBits = ()
-) -> str:
-  """Returns the BOPs report of an assignment as text: MACs, bits and share of each layer; the totals; the rule (M8).
-
-  Args:
-    layers: every quantised layer.
-    activation_bits: bits by layer name.
-    layer_bits: the patterns of the config; the report shows what each of them caught.
-  """
-  total = gbops(layers, activation_bits)
-  width = max(len(layer.name) for layer in layers)
-  lines = [f"{'layer':<{width}}  {'kind':<9}  {'MACs':>12}  weight bits  activation bits  share of BOPs"]
-  for layer in layers:
-    share = layer_gbops(layer, activation_bits[layer.name]) / total
-    note = "" if layer.searched else "  not searched" if layer.quantized else "  full precision"
-    lines.append(
-        f"{layer.name:<{width}}  {layer.kind:<9}  {layer.macs:>12,}  {layer.weight_bits:>11}  "
-        f"{activation_bits[layer.name]:>15}  {share:>13.2%}{note}")
-  searched = [layer for layer in layers if layer.searched]
-  fixed = " and ".join(
-      f"{layer.name} ({layer.candidate_bits[0]}/{layer.weight_bits})" for layer in layers if not layer.searched)
-  lines += _format_patterns(layers, layer_bits)
-  lowest, highest = attainable_range(layers)
-  lines += [
-      "", f"{len(layers)} layers, {len(searched)} searched; {sum(layer.macs for layer in layers):,} MACs",
-      f"This assignment            {total:12.6f} GBOPs, "
-      f"{average_activation_bits(layers, activation_bits):.3f} activation bits on average",
-  ]
-  for bits in uniform_widths(layers):
-    lines.append(f"Searched layers all at {bits}   {gbops(layers, uniform_bits(layers, bits)):12.6f} GBOPs")
-  lines += [
-      f"Attainable range           {lowest:12.6f} to {highest:.6f} GBOPs",
-      "",
-      "Rule: BOPs = sum of MACs x weight bits x activation bits over every convolution and dense layer, one image.",
-      f"Not searched, {fixed} (activation/weight bits); weights elsewhere "
-      f"{', '.join(str(bits) for bits in sorted({layer.weight_bits for layer in searched}))} bits.",
-      "Batch norm, additions and pooling are not counted. Published figures differ in this rule.",
-  ]
-  return "\n".join(lines)
-
-
-def _format_patterns(layers, layer_bits):
-  """Returns a line for each pattern of config.quantization.layer_bits: its bits, the layers that it decides over."""
-  lines = ["", "What each pattern of config.quantization.layer_bits caught"] if layer_bits else []
-  deciding = {layer.name: deciding_pattern(layer_bits, layer.name) for layer in layers}
-  for pattern, bits in layer_bits:
-    words = "full precision" if bits is None else f"candidates {', '.join(map(str, bits))}" if isinstance(
-        bits, tuple) else f"{bits}/{bits}"
-    caught = [name for name, other in deciding.items() if other == pattern]
-    lines.append(f"  {pattern} ({words}): {', '.join(caught) or 'nothing, for more specific patterns decide'}")
-  return lines

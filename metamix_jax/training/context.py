@@ -15,7 +15,7 @@ import optax
 from metamix_jax import config as config_rules
 from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import attainable_range
+from metamix_jax.method.bops import attainable_range, cost_unit
 from metamix_jax.method.layer_bits import patterns_that_match_nothing
 from metamix_jax.models import create_network, pretrained
 from metamix_jax.models.network import Network
@@ -23,6 +23,7 @@ from metamix_jax.nn.scheme import LSQ, Placement, QuantizationScheme, Quantizer
 from metamix_jax.nn.tracing import check_evaluation, check_training, trace_network
 from metamix_jax.records import names, paths, selected_bits
 from metamix_jax.records.alpha import check_saved_search
+from metamix_jax.records.cost_tables import with_costs
 from metamix_jax.training import parallel
 from metamix_jax.training.alternation import Alternation, alternate
 from metamix_jax.training.optimizers import arch_optimizer, weight_optimizer
@@ -89,7 +90,7 @@ def prepare(config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ) -> Tr
       raise UserError(f"config.data.{name} is {config.data[name]}; the images have {channels} channels.")
   network, teacher = build_networks(config, source.num_classes, channels, quantizer)
   for target in names.targets(config):
-    config_rules.check_target(target, attainable_range(network.layers))
+    config_rules.check_target(target, attainable_range(network.layers), cost_unit(network.layers))
   _check_weights(config, network, teacher, source.image_shape)
   if config.bits_from is not None:
     selected_bits.read_selected_bits(config.bits_from, network.layers)
@@ -149,8 +150,8 @@ def build_networks(
         "In full precision, and not counted in GBOPs: %s (parameters outside of QuantConv and QuantDense).",
         ", ".join(traced.uncounted))
   network = Network(
-      module, traced.layers, config.data.mean, config.data.std, config.quantization.step_size_floor,
-      config.compute_dtype)
+      module, with_costs(config.arch.cost, traced.layers), config.data.mean, config.data.std,
+      config.quantization.step_size_floor, config.compute_dtype)
   if config.teacher.name in (STUDENT, LABELS):
     return network, None
   module = create_network(config.teacher.name, num_classes, scheme, config.teacher.options.to_dict(), "teacher")

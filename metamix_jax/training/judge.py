@@ -1,13 +1,11 @@
 """Judges assignments of bits straight from the meta-state, many of them on the same images."""
 
 from collections.abc import Iterable, Mapping, Sequence
-import hashlib
 import itertools
 import json
 import pathlib
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from metamix_jax.errors import UserError
@@ -120,12 +118,3 @@ class ScoreFile:
   @staticmethod
   def _line(judge: str, bits: Sequence[int], loss: float, top1: float) -> str:
     return json.dumps({"judge": judge, "bits": list(bits), "loss": loss, "top1": top1}) + "\n"
-
-
-def digest_of_state(meta: MetaState) -> str:
-  """Returns a hexadecimal SHA-256 of weights, step sizes and batch statistics."""
-  digest = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path((meta.weights, meta.step_sizes, meta.batch_stats)):
-    digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
-  return digest.hexdigest()

@@ -75,6 +75,23 @@ def load_meta_state(context: TrainingContext, workdir: pathlib.Path) -> MetaStat
   return _load(context, workdir / BIT_SELECTION.with_suffix(""), start)
 
 
+def load_trained(context: TrainingContext, workdir: pathlib.Path, phase: str) -> MetaState:
+  """Loads the network at the end of a stage of weight training, as `load_meta_state`.
+
+  Args:
+    context: of a config with the network and the candidate bit-widths of the run.
+    workdir: DIR of the run.
+    phase: its name, such as "stage_b" or "stage_a_0.025".
+  """
+  def start():
+    scalars = {layer.name: jnp.zeros((), jnp.float32) for layer in context.network.layers}
+    meta = _start(context).with_activation_step_sizes(scalars)
+    return meta.with_weight_step_sizes() if phase.startswith("stage_b") else meta
+
+  check_saved_search(workdir, context.network.layers)
+  return _load(context, workdir / BIT_SELECTION.with_name(phase), start)
+
+
 def load_full_precision(context: TrainingContext, workdir: pathlib.Path) -> MetaState:
   """Loads the full-precision network that a run with a finished bit selection started from, as `load_meta_state`."""
   check_saved_search(workdir, context.network.layers)

@@ -16,7 +16,8 @@ from metamix_jax.records.progress import show_bar
 from metamix_jax.records.results import BitSelection, TargetResult
 from metamix_jax.records.search_quality import AssignmentScore, Comparison, SearchQuality, TargetQuality
 from metamix_jax.training.context import TrainingContext
-from metamix_jax.training.judge import ScoreFile, digest_of_state, evaluation_judge, training_judge
+from metamix_jax.training.fingerprint import digest_of_state
+from metamix_jax.training.judge import ScoreFile, evaluation_judge, training_judge
 from metamix_jax.training.state import MetaState
 
 _EVALUATION, _RANDOM, _TRAINING = "evaluation split", "for random assignments", "training batches"

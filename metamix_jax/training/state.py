@@ -131,6 +131,8 @@ class ArchState(struct.PyTreeNode):
     optimizer_state: state of `optimizer` on alpha.
     target_gbops: target in GBOPs of one image, float32 scalar.
     penalty_weight: lambda of M11 in nats for one GBOP, float32 scalar.
+    costs: {layer name: [B]} of every layer, float32, where the network has costs of its own; {} for BOPs. They are
+      data, so another table runs in the same program; target and lambda are in their unit.
   """
 
   step: Array
@@ -139,6 +141,7 @@ class ArchState(struct.PyTreeNode):
   optimizer_state: Tree
   target_gbops: Array
   penalty_weight: Array
+  costs: dict[str, Array]
   optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
 
   def apply_gradients(self, gradients: Tree, loss: Array) -> "ArchState":
@@ -230,6 +233,7 @@ def create_arch_states(
       step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), alpha=alpha,
       optimizer_state=optimizer.init(alpha), target_gbops=jnp.float32(target),
       penalty_weight=jnp.float32(penalty_weight),
+      costs={layer.name: jnp.array(layer.cost.values, jnp.float32) for layer in network.layers if layer.cost},
       optimizer=optimizer,
   ) for target, penalty_weight in zip(targets_gbops, penalty_weights, strict=True)]
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)

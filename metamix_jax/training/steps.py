@@ -110,7 +110,7 @@ def bit_search_step(arch: ArchState, meta: MetaState, batch: Batch) -> tuple[Arc
         meta.variables(precision), batch["image"], train=True, mutable=["batch_stats"],
         random_key=_random_key(meta, batch, BIT_SEARCH, meta.step))
     task_loss = soft_cross_entropy(logits, batch["target"])
-    cost = gbops(network.layers, expected_bits(network, alpha))
+    cost = expected_cost(network, arch.costs, alpha)
     penalty = cost_penalty(cost, arch.target_gbops, arch.penalty_weight)
     return task_loss + penalty, {"task_loss": task_loss, "gbops": cost}
 
@@ -136,6 +136,21 @@ def bit_search_steps(archs: ArchState, meta: MetaState, batch: Batch) -> tuple[A
     As `bit_search_step`, every array with a leading axis [K].
   """
   return jax.lax.map(lambda arch: bit_search_step(arch, meta, batch), archs)
+
+
+def expected_cost(network: Network, costs: dict[str, Array], alpha: dict[str, Array]) -> Array:
+  """Returns the cost of the hard selection, scalar float32, with the gradient of the softmax (M7).
+
+  Args:
+    network: the static part.
+    costs: of ArchState; {}: BOPs (M8).
+    alpha: {layer name: [B]}.
+  """
+  if not costs:
+    return gbops(network.layers, expected_bits(network, alpha))
+  return jnp.sum(jnp.stack([
+      straight_through_selection(alpha[layer.name]) @ costs[layer.name] if layer.searched else costs[layer.name][0]
+      for layer in network.layers]))
 
 
 def expected_bits(network: Network, alpha: dict[str, Array]) -> dict[str, Array | int]:

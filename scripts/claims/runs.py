@@ -126,7 +126,7 @@ class SeedRuns:
       teacher = experiment.create_teacher(context, load_full_precision(context, searched))
       meta = load_meta_state(context, searched) if start is None else start(context)
       target_gbops = config.arch.target_gbops
-      target = experiment.train_target(
+      target, _ = experiment.train_target(
           context, run_phases, experiment.on_host(meta.without_optimizer()),
           TargetResult(target_gbops, layers, config.arch.target_tolerance, bits, bits), teacher)
       result = {

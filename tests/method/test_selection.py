@@ -107,7 +107,7 @@ def test_layers_with_different_candidates():
 
 
 def test_target_below_reach():
-  with pytest.raises(ValueError, match="target_gbops is 100; the lowest bit-widths already cost 136"):
+  with pytest.raises(ValueError, match="target_gbops is 100; the cheapest bit-widths already cost 136 GBOPs"):
     select_within_target(LAYERS, ALPHA, 100.0, 0.03)
 
 

@@ -77,5 +77,5 @@ def test_the_cheapest_target_selects_the_cheapest_bits(search):
   assert select_within_target(layers, alpha, high, 1 - 1e-9) == most_probable_bits(layers, alpha)
   below = low * (1 - 1e-6) - 1e-12
   assume(below > 0)
-  with pytest.raises(ValueError, match="the lowest bit-widths already cost"):
+  with pytest.raises(ValueError, match="the cheapest bit-widths already cost"):
     select_within_target(layers, alpha, below, 0.0)

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from metamix_jax.config_file import flatten
+from metamix_jax.method.costs import with_activation_bytes
 from metamix_jax.records import results, summary
 from metamix_jax.training.context import networks_without_data
 from tests.helpers.configs import tiny_config
@@ -28,16 +29,17 @@ def test_summary(run):
   config, layers, selection = run
   uniform = (results.UniformResult(8, layers, 95.0, 60.0),)
   best = {"stage_a": {"step": 4, "top1": 91.0}, "stage_b": None}
-  content = summary.summarize(config, 97.5, selection, uniform, {"pretraining": 2.5}, 3, best)
+  content = summary.summarize(config, 97.5, selection, uniform, {"pretraining": 2.5}, 3, best, {"stage_b": "0a"})
   assert json.loads(json.dumps(content)) == content | {"config": json.loads(json.dumps(flatten(config)))}
-  assert list(content) == ["full_precision_top1", "targets", "uniform", "best", "skipped_records", "seconds", "seed",
-                           "config", "versions"]
+  assert list(content) == ["full_precision_top1", "targets", "uniform", "cost_name", "cost_unit", "best",
+                           "fingerprints", "skipped_records", "seconds", "seed", "config", "versions"]
+  assert (content["cost_name"], content["cost_unit"]) == ("BOPs", "GBOPs")
   target, = content["targets"]
   assert (target["target_gbops"], target["meta_state_top1"], target["final_top1"]) == (0.0008, 90.0, 92.25)
   assert target["gbops"] == pytest.approx(selection.targets[0].gbops) and set(target["bits"].values()) == {3}
   assert content["uniform"][0]["shared_top1"] == 60.0 and content["best"] == {"stage_a": {"step": 4, "top1": 91.0}}
   assert (content["full_precision_top1"], content["skipped_records"], content["seed"]) == (97.5, 3, config.seed)
-  assert content["seconds"] == {"pretraining": 2.5}
+  assert content["seconds"] == {"pretraining": 2.5} and content["fingerprints"] == {"stage_b": "0a"}
   assert content["versions"]["python"] == platform.python_version()
   assert content["versions"]["jax"] == importlib.metadata.version("jax")
 
@@ -48,7 +50,10 @@ def test_network_facts(run):
   assert (content["network"], content["image_size"]) == ("mobilenet_v2", 8)
   assert len(content["layers"]) == len(layers) == 8
   for entry, layer in zip(content["layers"], layers, strict=True):
-    assert entry == json.loads(json.dumps(dataclasses.asdict(layer))) | {"searched": layer.searched}
+    assert entry | {"cost": None} == json.loads(json.dumps(dataclasses.asdict(layer))) | {"searched": layer.searched}
+    assert "cost" not in entry  # Only where it is not BOPs.
+  with_bytes = summary.describe_network(config, with_activation_bytes(layers))["layers"]
+  assert with_bytes[0]["cost"] == {"name": "activation bytes", "unit": "bytes", "values": (64.0,)}
 
 
 def test_versions_of_packages_that_pip_did_not_install(monkeypatch):

@@ -15,7 +15,7 @@ from metamix_jax.records.results import (
     UniformResult,
 )
 from metamix_jax.records.summary import summarize
-from metamix_jax.reporting import tables
+from metamix_jax.reporting import costs, tables
 from metamix_jax.reporting.saved_run import SavedRun
 
 LAYERS = (
@@ -35,7 +35,7 @@ def result_at(target, a=4, **top1):
 
 def summary_at(*results):
   return summarize(CONFIG, 90.0, BitSelection(results), UNIFORM, {"stage_a": 1.0}, 0,
-                   {"stage_a": {"step": 3, "top1": 89.0}, "bit_selection": None})
+                   {"stage_a": {"step": 3, "top1": 89.0}, "bit_selection": None}, {})
 
 
 def table_of(*results):
@@ -117,7 +117,7 @@ def test_several_targets_print_the_curve_in_the_order_of_cost():
 
 
 def test_costs_of_each_layer():
-  lines = tables.format_costs(LAYERS, {"first": 8, "a": 4, "b": 8}).splitlines()
+  lines = costs.format_costs(LAYERS, {"first": 8, "a": 4, "b": 8}).splitlines()
   assert lines[1].split() == ["first", "conv", "1,000,000,000", "8", "8", "33.33%", "not", "searched"]
   assert lines[3].split() == ["b", "depthwise", "3,000,000,000", "4", "8", "50.00%"]
   assert "Attainable range             124.000000 to 224.000000 GBOPs" in lines
