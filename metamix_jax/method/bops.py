@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import overload
 
 import jax
 
@@ -62,7 +62,7 @@ class LayerCost:
     """Tells whether the layer is quantised at all; one in full precision has no step sizes."""
     return self.candidate_bits != (FULL_PRECISION_BITS,)
 
-  def candidate_of(self, bits: int) -> int:
+  def candidate_of(self, bits: float | jax.Array) -> int:
     """Returns the index of a bit-width among the candidates.
 
     Raises:
@@ -70,7 +70,7 @@ class LayerCost:
     """
     if bits not in self.candidate_bits:
       raise ValueError(f"layer {self.name!r} is at {bits!r} bits; its candidates are {self.candidate_bits}.")
-    return self.candidate_bits.index(bits)
+    return self.candidate_bits.index(int(bits))
 
 
 def layer_gbops(layer: LayerCost, activation_bits: float | jax.Array):
@@ -92,7 +92,11 @@ def layer_gbops(layer: LayerCost, activation_bits: float | jax.Array):
   return activation_bits * (layer.macs * layer.weight_bits / 1e9)
 
 
-def gbops(layers: Sequence[LayerCost], activation_bits: Mapping[str, float | jax.Array]) -> Any:
+@overload
+def gbops(layers: Sequence[LayerCost], activation_bits: Mapping[str, int] | Mapping[str, float]) -> float: ...
+@overload
+def gbops(layers: Sequence[LayerCost], activation_bits: Mapping[str, float | jax.Array]) -> jax.Array: ...
+def gbops(layers, activation_bits):
   """M8 [C]: computes GBOPs = sum_l MACs_l * weight_bits_l * activation_bits_l / 1e9, of one image.
 
   For layers that have a cost of their own it is the sum of these, in their unit.

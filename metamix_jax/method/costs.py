@@ -86,7 +86,9 @@ def peak_activation_bytes(layers: Sequence[LayerCost], activation_bits: Mapping[
 
 def weight_bytes(layers: Sequence[LayerCost]) -> float | None:
   """Returns the bytes of all kernels at their weight bits; None where their sizes are not known."""
-  sizes = [layer.weight_elements for layer in layers]
-  if None in sizes:
-    return None
-  return sum(size * layer.weight_bits for size, layer in zip(sizes, layers, strict=True)) / BITS_PER_BYTE
+  bits = 0
+  for layer in layers:
+    if layer.weight_elements is None:
+      return None
+    bits += layer.weight_elements * layer.weight_bits
+  return bits / BITS_PER_BYTE
