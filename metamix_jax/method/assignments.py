@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from metamix_jax.method.bops import LayerCost, cheapest_bits, complete_bits, cost_unit, gbops, layer_gbops
-from metamix_jax.method.selection import COST_GRID, select_within_target
+from metamix_jax.method.selection import COST_GRID, in_cells, select_within_target
 
 Bits = dict[str, int]
 
@@ -36,28 +36,29 @@ def draw_assignments(
     ValueError: no assignment has such a cost.
   """
   searched = [layer for layer in layers if layer.searched]
-  lowest_gbops = gbops(layers, cheapest_bits(layers))
-  room = most_gbops - lowest_gbops
-  cells = [_cells_rounded_down(layer, room) for layer in searched] if room > 0 else []
-  first = max(0, math.floor((least_gbops - lowest_gbops) / room * COST_GRID) - len(searched)) if room > 0 else 0
+  lowest = cheapest_bits(layers)
+  lowest_gbops, unit = gbops(layers, lowest), cost_unit(layers)
+  if least_gbops <= lowest_gbops == most_gbops:
+    return [{layer.name: lowest[layer.name] for layer in searched} for _ in range(number)]
+  room, nothing = most_gbops - lowest_gbops, f"no assignment costs from {least_gbops:.6g} to {most_gbops:.6g} {unit}."
+  if room <= 0:
+    raise ValueError(nothing)
+  cells = [_cells_rounded_down(layer, room) for layer in searched]
+  first = max(0, math.floor(in_cells(least_gbops - lowest_gbops, room)) - len(searched))
   counts = _count_assignments(cells, COST_GRID + 1)
   weights = counts[-1].copy()
   weights[:first] = 0
-  if room <= 0 or not weights.any():
-    raise ValueError(f"no assignment costs from {least_gbops:.6g} to {most_gbops:.6g} {cost_unit(layers)}.")
-  drawn: list[Bits] = []
-  in_vain = 0
-  while len(drawn) < number:
-    bits = _draw(searched, cells, counts, weights, rng)
-    if least_gbops <= gbops(layers, complete_bits(layers, bits)) <= most_gbops:
-      drawn.append(bits)
-      in_vain = 0
-      continue
-    in_vain += 1
-    if in_vain == COST_GRID:
-      raise ValueError(
-          f"no assignment was found that costs from {least_gbops:.6g} to {most_gbops:.6g} {cost_unit(layers)}.")
-  return drawn
+  if not weights.any():
+    raise ValueError(nothing)
+
+  def draw_within() -> Bits:
+    for _ in range(COST_GRID):
+      bits = _draw(searched, cells, counts, weights, rng)
+      if least_gbops <= gbops(layers, complete_bits(layers, bits)) <= most_gbops:
+        return bits
+    raise ValueError(f"no assignment was found that costs from {least_gbops:.6g} to {most_gbops:.6g} {unit}.")
+
+  return [draw_within() for _ in range(number)]
 
 
 def assign_by_sensitivity(
@@ -99,13 +100,14 @@ def neighbours(layers: Sequence[LayerCost], bits: Mapping[str, int], most_gbops:
     if layer.searched:
       index = layer.candidate_of(bits[layer.name])
       single += [
-          (layer.name, other) for other in layer.candidate_bits[max(0, index - 1):index + 2]
+          {layer.name: other} for other in layer.candidate_bits[max(0, index - 1):index + 2]
           if other != bits[layer.name]]
+  rises = lambda change: all(other > bits[name] for name, other in change.items())
   pairs = (
-      pair for pair in itertools.combinations(single, 2)
-      if pair[0][0] != pair[1][0] and (pair[0][1] > bits[pair[0][0]]) != (pair[1][1] > bits[pair[1][0]]))
-  for changes in itertools.chain(((change,) for change in single), pairs):
-    changed = dict(bits) | dict(changes)
+      one | other for one, other in itertools.combinations(single, 2)
+      if one.keys() != other.keys() and rises(one) != rises(other))
+  for change in itertools.chain(single, pairs):
+    changed = dict(bits) | change
     if gbops(layers, complete_bits(layers, changed)) <= most_gbops:
       yield changed
 
@@ -147,7 +149,7 @@ def search_locally(
 def _cells_rounded_down(layer, room):
   """Returns the cost of each candidate above the cheapest one, in grid cells."""
   costs = [layer_gbops(layer, bits) for bits in layer.candidate_bits]
-  return [math.floor((cost - min(costs)) / room * COST_GRID) for cost in costs]
+  return [math.floor(in_cells(cost - min(costs), room)) for cost in costs]
 
 
 def _count_assignments(cells, num_cells):

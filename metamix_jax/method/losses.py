@@ -15,7 +15,7 @@ def soft_cross_entropy(logits: Array, target: Array) -> Array:
   Returns:
     Scalar float32, in nats.
   """
-  return -jnp.mean(jnp.sum(target * jax.nn.log_softmax(logits.astype(jnp.float32)), axis=-1))
+  return -jnp.mean(jnp.sum(target * jax.nn.log_softmax(logits.astype(jnp.float32)), axis=1))
 
 
 def cost_penalty(gbops: Array | float, target_gbops: Array | float, penalty_weight: Array | float) -> Array:

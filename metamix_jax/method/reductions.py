@@ -34,8 +34,8 @@ def map_and_sum(function: Callable, *arrays: Array) -> tuple[Array, tuple[Array,
       result, terms = function(*images)
       return tuple(total + term for total, term in zip(totals, terms, strict=True)), result
 
-    terms = jax.eval_shape(lambda *images: function(*images)[1], *(array[0] for array in arrays))
-    start = tuple(jnp.zeros(term.shape, jnp.float32) for term in terms)
+    _, terms = jax.eval_shape(function, *arrays)
+    start = tuple(jnp.zeros(term.shape[1:], jnp.float32) for term in terms)
     totals, result = jax.lax.scan(add_image, start, arrays)
     return result, tuple(jnp.sum(total) for total in totals)
 

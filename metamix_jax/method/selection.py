@@ -40,10 +40,11 @@ def select_for_targets(
   Raises:
     ValueError: the cheapest bits cost more than a target.
   """
-  of_targets = [{name: values[index] for name, values in alpha.items()} for index in range(len(targets_gbops))]
-  return [
-      (select_within_target(layers, of_target, target, tolerance), most_probable_bits(layers, of_target))
-      for target, of_target in zip(targets_gbops, of_targets, strict=True)]
+  selected = []
+  for index, target in enumerate(targets_gbops):
+    of_target = {name: values[index] for name, values in alpha.items()}
+    selected.append((select_within_target(layers, of_target, target, tolerance), most_probable_bits(layers, of_target)))
+  return selected
 
 
 def weights_of_searches(searched_targets: Iterable[float], target_gbops: float) -> dict[float, float]:
@@ -132,17 +133,23 @@ def select_within_target(
   return {layer.name: lowest[layer.name] for layer in layers if layer.searched}
 
 
+def in_cells(more_gbops: float, room: float) -> float:
+  """Turns GBOPs above the cheapest assignment into steps of the grid, of which `room` GBOPs have COST_GRID."""
+  return more_gbops / room * COST_GRID
+
+
 def _by_probability(layers, alpha, least_gbops, target_gbops) -> Iterator[dict[str, int]]:
   """Yields the best assignment at each grid cost from `least_gbops` on, the most probable assignment first."""
   searched, lowest_gbops = [layer for layer in layers if layer.searched], gbops(layers, cheapest_bits(layers))
   room = target_gbops - lowest_gbops
-  if room <= 0:
+  if not room:
     return
   cells = [_cells(layer, room) for layer in searched]
-  # Rounding up adds less than one cell for each layer, so the grid has that many more cells.
-  score, choices = _solve_knapsack(
-      cells, [_log_probabilities(alpha[layer.name]) for layer in searched], COST_GRID + len(searched) + 1)
-  first_cell = max(0, math.floor((least_gbops - lowest_gbops) / room * COST_GRID))
+  # The logarithm of a probability is alpha less a constant of its layer, which all assignments share.
+  values = [np.asarray(alpha[layer.name], np.float64) for layer in searched]
+  # Rounding up adds at most one cell for each layer, so the grid has that many more cells.
+  score, choices = _solve_knapsack(cells, values, COST_GRID + len(searched) + 1)
+  first_cell = math.floor(in_cells(least_gbops - lowest_gbops, room))
   for cell in np.argsort(-score, kind="stable"):
     if cell >= first_cell and np.isfinite(score[cell]):
       chosen = _trace_back(cells, choices, int(cell))
@@ -152,7 +159,7 @@ def _by_probability(layers, alpha, least_gbops, target_gbops) -> Iterator[dict[s
 def _cells(layer, room):
   """Returns the cost of each candidate above the cheapest one, in grid cells, rounded up."""
   costs = [layer_gbops(layer, bits) for bits in layer.candidate_bits]
-  return [math.ceil((cost - min(costs)) / room * COST_GRID) for cost in costs]
+  return [math.ceil(in_cells(cost - min(costs), room)) for cost in costs]
 
 
 def _log_probabilities(alpha):

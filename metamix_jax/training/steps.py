@@ -193,7 +193,7 @@ def image_scores_step(meta: MetaState, precision: Tree, batch: Batch) -> Metrics
   logits, _ = meta.network.apply(meta.variables(precision), batch["image"], train=False)
   log_probabilities = jax.nn.log_softmax(logits)
   loss = -jnp.take_along_axis(log_probabilities, batch["label"][:, None], axis=1)[:, 0]
-  return {"correct": (jnp.argmax(logits, axis=-1) == batch["label"]).astype(jnp.float32), "loss": loss}
+  return {"correct": (jnp.argmax(logits, axis=1) == batch["label"]).astype(jnp.float32), "loss": loss}
 
 
 def calibration_step(meta: MetaState, batch: Batch) -> dict[str, Array]:

@@ -51,10 +51,19 @@ def test_bounds_are_exact_and_the_cheapest_assignments_are_found():
   # 64 + 24 + 36 + 8 + 60: the lowest bits of each layer; the bounds leave nothing else.
   lowest = {"a": 3, "b": 3, "c": 2, "d": 3}
   assert draw_assignments(LAYERS, 191, 199.9, 3, rng) == [lowest] * 3
+  assert draw_assignments(LAYERS, 191, 192, 3, rng) == draw_assignments(LAYERS, 192, 192, 3, rng) == [lowest] * 3
   assert {tuple(bits.values()) for bits in draw_assignments(LAYERS, 200, 200, 20, rng)} == {(4, 3, 2, 3)}
   for least, most in ((193, 199), (100, 191), (700, 800)):
     with pytest.raises(ValueError, match="no assignment"):
       draw_assignments(LAYERS, least, most, 1, rng)
+
+
+def test_bounds_that_only_the_grid_reaches_end_in_an_error():
+  """8 GBOPs above the lowest bits fall into a cell that the bounds touch, and are below the bounds."""
+  layers = (LAYERS[0], LAYERS[1])
+  with pytest.raises(ValueError, match="no assignment was found that costs from 96.0001 to 120 GBOPs"):
+    draw_assignments(layers, 96.0001, 120, 1, np.random.default_rng(0))
+  assert draw_assignments(layers, 96, 120, 2, np.random.default_rng(0)) == [{"a": 4}] * 2
 
 
 def test_a_large_network_has_more_assignments_than_float64_counts_exactly():

@@ -42,6 +42,15 @@ def test_first_of_equal_maxima_is_selected():
   np.testing.assert_array_equal(bit_mixture.straight_through_selection(jnp.zeros((2, 3))), [[1, 0, 0]] * 2)
 
 
+def test_the_selection_of_one_layer_by_hand():
+  """alpha [B]: probabilities 1/8, 2/8 and 5/8, so 6.25 bits on average; the highest one is selected."""
+  bits = jnp.array([2.0, 4.0, 8.0])
+  selected, gradient = jax.value_and_grad(lambda alpha: bit_mixture.straight_through_selection(alpha) @ bits)(
+      jnp.log(jnp.array([1.0, 2.0, 5.0])))
+  assert selected == 8
+  np.testing.assert_allclose(gradient, np.array([1 * -4.25, 2 * -2.25, 5 * 1.75]) / 8, rtol=1e-6)
+
+
 def test_initial_alpha_is_normal_with_the_deviation():
   """2,000 draws: the deviation of their deviation is 1.6 %."""
   alpha = bit_mixture.initial_alpha(jax.random.key(0), 2000, 1e-3)

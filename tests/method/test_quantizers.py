@@ -1,5 +1,7 @@
 """M1 to M4 against golden arrays of an independent implementation, and VJPs against a stop_gradient reference."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +82,10 @@ def test_vjp_against_stop_gradient_reference():
 def test_step_sizes_stay_positive():
   np.testing.assert_array_equal(
       quantizers.keep_positive({"s": jnp.array([-1.0, 0.0, 0.5])}, 0.25)["s"], [0.25, 0.25, 0.5])
+
+
+def test_lowest_inputs():
+  assert [quantizers.lowest_input(name) for name in quantizers.INPUT_RANGES] == [0, -math.inf, -0.375]
 
 
 def test_unknown_range():

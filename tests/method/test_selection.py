@@ -11,6 +11,7 @@ from metamix_jax.method.bops import (
     candidate_widths,
     complete_bits,
     gbops,
+    layer_gbops,
     uniform_bits,
     uniform_widths,
 )
@@ -56,8 +57,8 @@ def test_argmax_is_kept_where_it_fits():
   assert select_within_target(LAYERS, ALPHA, 247.0, 0.03) == {"a": 8, "b": 8, "c": 4}
 
 
-@pytest.mark.parametrize("target", [136.1, 145.0, 152.0, 171.0, 180.5, 201.0, 230.0, 239.0, 250.0, 256.0])
-@pytest.mark.parametrize("tolerance", [0.005, 0.03, 0.2, 0.99])
+@pytest.mark.parametrize("target", [136.1, 145.0, 152.0, 156.0, 171.0, 180.5, 201.0, 230.0, 239.0, 250.0, 256.0])
+@pytest.mark.parametrize("tolerance", [0.0, 0.005, 0.03, 0.2, 0.99])
 def test_the_most_probable_that_fits_is_selected(target, tolerance):
   selected = select_within_target(LAYERS, ALPHA, target, tolerance)
   assert selected == exhaustive(target, tolerance)
@@ -72,6 +73,14 @@ def test_what_the_target_leaves_is_spent():
 @pytest.mark.parametrize("tolerance", [0.0, 0.03])
 def test_a_target_that_is_the_cheapest_cost(tolerance):
   assert select_within_target(LAYERS, ALPHA, cost_of({"a": 3, "b": 3, "c": 3}), tolerance) == {"a": 3, "b": 3, "c": 3}
+
+
+def test_a_target_that_only_the_highest_bits_cost_is_reached():
+  """Of the costs as floats, 8 bits are a little more than all that the target leaves: one cell beyond the grid."""
+  layers = (LAYERS[0], LayerCost("a", 1_000_001, 50, (3, 8), 4, "conv", "unsigned"))
+  low, high = (gbops(layers, {"first": 8, "a": bits}) for bits in (3, 8))
+  assert layer_gbops(layers[1], 8) - layer_gbops(layers[1], 3) > high - low
+  assert select_within_target(layers, {"a": np.array([1.0, 0.0])}, high, 0.0) == {"a": 8}
 
 
 def test_each_target_has_its_row_of_alpha():
