@@ -88,7 +88,7 @@ def alpha_for_target(
   if len(weights) == 1:
     return dict(alpha[min(weights)])
   return {
-      name: np.asarray(sum(weight * _log_probabilities(alpha[target][name]) for target, weight in weights.items()))
+      name: np.asarray(sum(weight * log_probabilities(alpha[target][name]) for target, weight in weights.items()))
       for name in alpha[min(weights)]}
 
 
@@ -141,7 +141,7 @@ def _by_probability(layers, alpha, least_gbops, target_gbops) -> Iterator[dict[s
   cells = [_cells(layer, room) for layer in searched]
   # Rounding up adds less than one cell for each layer, so the grid has that many more cells.
   score, choices = _solve_knapsack(
-      cells, [_log_probabilities(alpha[layer.name]) for layer in searched], COST_GRID + len(searched) + 1)
+      cells, [log_probabilities(alpha[layer.name]) for layer in searched], COST_GRID + len(searched) + 1)
   first_cell = max(0, math.floor((least_gbops - lowest_gbops) / room * COST_GRID))
   for cell in np.argsort(-score, kind="stable"):
     if cell >= first_cell and np.isfinite(score[cell]):
@@ -155,7 +155,8 @@ def _cells(layer, room):
   return [math.ceil((cost - min(costs)) / room * COST_GRID) for cost in costs]
 
 
-def _log_probabilities(alpha):
+def log_probabilities(alpha: np.ndarray) -> np.ndarray:
+  """Returns the logarithm of the probabilities of one layer (M5), in float64: [B] -> [B]."""
   values = np.asarray(alpha, np.float64)
   return values - values.max() - math.log(np.exp(values - values.max()).sum())
 
