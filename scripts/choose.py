@@ -3,6 +3,7 @@
 
   python scripts/choose.py runs/curve --target=0.03
   python scripts/choose.py runs/curve --target=0.022 --target=0.027 --target=0.034
+  python scripts/choose.py runs/curve --target=0.03 --at_most=peak_activation_bytes=600 --at_most=phone.csv=1.9
 
 The bits follow from the saved alphas of the searched targets (docs/targets.md says how), in a moment. Their accuracy is
 evaluated straight from the meta-state, as that of the searched targets was. Each target is written to
@@ -10,8 +11,9 @@ DIR/selected_bits_TARGET.json and DIR/report/chosen_targets.json, and the page i
 each one, which trains it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import math
 import os
 import pathlib
 import shlex
@@ -22,7 +24,9 @@ from absl import logging as absl_logging
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.config import check_target
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import attainable_range, cost_unit
+from metamix_jax.method.bops import LayerCost, attainable_range, complete_bits, cost_name, cost_unit, gbops
+from metamix_jax.method.costs import peak_activation_bytes
+from metamix_jax.method.limits import Limit, select_within_limits
 from metamix_jax.method.selection import (
     alpha_for_target,
     most_probable_bits,
@@ -31,8 +35,8 @@ from metamix_jax.method.selection import (
 )
 from metamix_jax.records import folder_lock
 from metamix_jax.records.alpha import read_alpha
-from metamix_jax.records.chosen_targets import ChosenTarget, write_chosen_target
-from metamix_jax.records.cost_tables import check_costs
+from metamix_jax.records.chosen_targets import ChosenTarget, KeptLimit, write_chosen_target
+from metamix_jax.records.cost_tables import check_costs, with_costs
 from metamix_jax.records.names import format_target
 from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import log_to_terminal
@@ -42,6 +46,9 @@ from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.reporting import page, saved_run, tables
 
 OF_RUN = pathlib.Path(__file__).parents[1] / "configs" / "of_run.py"
+_AT_MOST = flags.DEFINE_multi_string(
+    "at_most", [], "COST=VALUE, a further limit: COST is bops, activation_bytes, peak_activation_bytes or a CSV file.")
+PEAK = "peak_activation_bytes"
 _TARGETS = flags.DEFINE_multi_float(
     "target", None, "Cost of one image, in GBOPs or the unit of config.arch.cost; may be given several times.")
 
@@ -53,7 +60,7 @@ def main(argv):
     raise UserError(f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
   workdir = local_folder(argv[1])
   run = saved_run.read(workdir)
-  results = settle(run, sorted(_TARGETS.value))
+  results = settle(run, sorted(_TARGETS.value), read_limits(run.layers, _AT_MOST.value))
   absl_logging.set_verbosity(absl_logging.FATAL)
   log_to_terminal()
   with folder_lock.hold(workdir):
@@ -63,18 +70,61 @@ def main(argv):
     written = page.write(workdir)
   print("\n".join(tables.format_curve(saved_run.read(workdir))))
   for chosen in results:
-    print(f"\nTo train {chosen.name} {cost_unit(run.layers)}, {_words(chosen)}:\n  {training_command(workdir, chosen)}")
+    name = format_target(chosen.result.target_gbops)
+    print(f"\nTo train {name} {cost_unit(run.layers)}, {_words(chosen)}:\n  {training_command(workdir, chosen)}")
   print(f"\nWritten: {', '.join(map(str, (written, *(_bits_file(workdir, chosen) for chosen in results))))}")
 
 
-def settle(run: saved_run.SavedRun, targets: Sequence[float]) -> list[ChosenTarget]:
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """Holds the further limits of --at_most.
+
+  Attributes:
+    sums: limits on the cost of all layers together.
+    peak_bytes: the most bytes that the input of one layer may have; infinite for no such limit.
+  """
+
+  sums: tuple[Limit, ...] = ()
+  peak_bytes: float = math.inf
+
+  def kept_by(self, layers: Sequence[LayerCost], bits: Mapping[str, int]) -> tuple[KeptLimit, ...]:
+    """Returns each limit with the cost of bits of every layer."""
+    kept = [
+        KeptLimit(cost_name(limit.layers), cost_unit(limit.layers), limit.most, gbops(limit.layers, bits))
+        for limit in self.sums]
+    if self.peak_bytes < math.inf:
+      kept.append(KeptLimit("peak activation bytes", "bytes", self.peak_bytes, peak_activation_bytes(layers, bits)))
+    return tuple(kept)
+
+
+def read_limits(layers: Sequence[LayerCost], words: Sequence[str]) -> Limits:
+  """Reads the values of --at_most, "COST=VALUE"; raises UserError for a wrong one."""
+  sums, peak_bytes = [], math.inf
+  for text in words:
+    cost, _, value = text.rpartition("=")
+    try:
+      most = float(value)
+    except ValueError:
+      most = math.nan
+    if not cost or not 0 < most < math.inf:
+      raise UserError(f"--at_most is {text!r}; it must be COST=VALUE, with a finite number above 0.")
+    if cost == PEAK:
+      peak_bytes = min(peak_bytes, most)
+    else:
+      plain = [dataclasses.replace(layer, cost=None) for layer in layers]
+      sums.append(Limit(with_costs(cost, plain, "--at_most"), most))
+  return Limits(tuple(sums), peak_bytes)
+
+
+def settle(run: saved_run.SavedRun, targets: Sequence[float], limits: Limits = Limits()) -> list[ChosenTarget]:
   """Selects bits for targets from the saved alphas of a run; nothing is evaluated yet.
 
   Raises:
-    UserError: a target was searched, is given twice or cannot be reached, or the search is not finished.
+    UserError: a target was searched (and there are no further limits), is given twice or cannot be reached, no
+      assignment keeps all limits, or the search is not finished.
   """
-  alpha, tolerance = read_alpha(run.folder, run.layers), run.config["arch.target_tolerance"]
-  searched, chosen = {format_target(target) for target in run.targets}, []
+  alpha, tolerance, layers = read_alpha(run.folder, run.layers), run.config["arch.target_tolerance"], run.layers
+  searched, chosen = set() if limits != Limits() else {format_target(target) for target in run.targets}, []
   for target in targets:
     name = format_target(target)
     if name in searched:
@@ -82,14 +132,28 @@ def settle(run: saved_run.SavedRun, targets: Sequence[float]) -> list[ChosenTarg
           f"--target is {name}, which the run in {run.folder} searched, or which is given twice; allowed are other "
           "targets.")
     searched.add(name)
-    check_target(target, attainable_range(run.layers), cost_unit(run.layers), "--target")
+    check_target(target, attainable_range(layers), cost_unit(layers), "--target")
     served = alpha_for_target(alpha, target)
+    bits = _select(layers, served, target, tolerance, limits)
     chosen.append(ChosenTarget(
-        TargetResult(
-            target, run.layers, tolerance, select_within_target(run.layers, served, target, tolerance),
-            most_probable_bits(run.layers, served)),
-        weights_of_searches(alpha, target)))
+        TargetResult(target, layers, tolerance, bits, most_probable_bits(layers, served)),
+        weights_of_searches(alpha, target), limits.kept_by(layers, complete_bits(layers, bits))))
   return chosen
+
+
+def _select(layers, alpha, target, tolerance, limits):
+  """Returns the most probable bits within a target and further limits."""
+  if limits == Limits():
+    return select_within_target(layers, alpha, target, tolerance)
+  settled = select_within_limits(layers, alpha, target, tolerance, limits.sums, limits.peak_bytes)
+  if settled is None:
+    alone = "; ".join(
+        f"{cost_name(limit.layers)} {attainable_range(limit.layers)[0]:.6g} of {limit.most:.6g} "
+        f"{cost_unit(limit.layers)}" for limit in (Limit(tuple(layers), target), *limits.sums))
+    raise UserError(
+        f"no assignment of bits keeps --target={format_target(target)} and every --at_most; the least that each cost "
+        f"can be alone is {alone}.")
+  return settled.bits
 
 
 def training_command(workdir: pathlib.Path, chosen: ChosenTarget) -> str:
@@ -110,7 +174,7 @@ def _words(chosen):
   """Says from which searches the bits come."""
   return "chosen from the search for " + " and ".join(
       f"{format_target(target)}" + (f" ({weight:.0%})" if weight < 1 else "")
-      for target, weight in chosen.searches.items())
+      for target, weight in chosen.searches.items()) + "".join(f", {limit}" for limit in chosen.limits)
 
 
 def _evaluate(workdir: pathlib.Path, results: Sequence[ChosenTarget]) -> Iterator[ChosenTarget]:

@@ -161,7 +161,7 @@ def _model(layer, shape, kernel):
   kind = TensorProto.UINT8 if quantized else TensorProto.FLOAT
   graph = helper.make_graph(
       [node], "layer", [helper.make_tensor_value_info("x", kind, input_shape)],
-      [helper.make_tensor_value_info("y", kind, None)],
+      [helper.make_tensor_value_info("y", kind, [None] * len(input_shape))],
       [numpy_helper.from_array(np.asarray(values), name) for name, values in arrays.items()])
   model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
   onnx.checker.check_model(model)

@@ -73,7 +73,11 @@ class LayerCost:
     return self.candidate_bits.index(int(bits))
 
 
-def layer_gbops(layer: LayerCost, activation_bits: float | jax.Array):
+@overload
+def layer_gbops(layer: LayerCost, activation_bits: float) -> float: ...
+@overload
+def layer_gbops(layer: LayerCost, activation_bits: jax.Array) -> jax.Array: ...
+def layer_gbops(layer, activation_bits):
   """Returns the cost of one layer on one image; no other function defines it.
 
   Args:

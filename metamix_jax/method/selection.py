@@ -89,7 +89,7 @@ def alpha_for_target(
   if len(weights) == 1:
     return dict(alpha[min(weights)])
   return {
-      name: np.asarray(sum(weight * _log_probabilities(alpha[target][name]) for target, weight in weights.items()))
+      name: np.asarray(sum(weight * log_probabilities(alpha[target][name]) for target, weight in weights.items()))
       for name in alpha[min(weights)]}
 
 
@@ -162,7 +162,8 @@ def _cells(layer, room):
   return [math.ceil(in_cells(cost - min(costs), room)) for cost in costs]
 
 
-def _log_probabilities(alpha):
+def log_probabilities(alpha: np.ndarray) -> np.ndarray:
+  """Returns the logarithm of the probabilities of one layer (M5), in float64: [B] -> [B]."""
   values = np.asarray(alpha, np.float64)
   return values - values.max() - math.log(np.exp(values - values.max()).sum())
 

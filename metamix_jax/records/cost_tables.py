@@ -24,12 +24,15 @@ _COLUMNS = ("layer", "activation_bits")
 _VALUE = re.compile(r"(\S.*?) *\[(.+)\]")
 
 
-def with_costs(cost: str, layers: Sequence[LayerCost]) -> tuple[LayerCost, ...]:
+def with_costs(
+    cost: str, layers: Sequence[LayerCost], field: str = "config.arch.cost"
+) -> tuple[LayerCost, ...]:
   """Returns the layers with the cost that a config names.
 
   Args:
     cost: config.arch.cost: "bops", "activation_bytes", or the path of a CSV file.
     layers: every quantised layer.
+    field: names where the cost stands in errors.
 
   Raises:
     UserError: the file cannot be read, or does not fit the layers; the sentence names the row or the layer.
@@ -38,7 +41,7 @@ def with_costs(cost: str, layers: Sequence[LayerCost]) -> tuple[LayerCost, ...]:
     return tuple(layers)
   if cost == ACTIVATION_BYTES:
     return with_activation_bytes(layers)
-  source = f"config.arch.cost={cost}"
+  source = f"{field}={cost}"
   try:
     with pathlib.Path(os.path.expanduser(cost)).open(encoding="utf-8-sig", newline="") as file:
       rows = list(csv.reader(file))

@@ -106,7 +106,7 @@ def _selection_table(run):
     return " / ".join(str(sum(value == width for value in bits)) for width in widths)
 
   results = [("selected bits", result) for result in run.target_results]
-  results += [("bits chosen afterwards", chosen.result) for chosen in run.chosen_targets]
+  results += [(f"bits {chosen.label}", chosen.result) for chosen in run.chosen_targets]
   for label, result in results:
     missed = "" if result.target_met else " (missed)"
     rows.append([label, format_target(result.target_gbops) + missed, f"{result.gbops:.6g}",

@@ -48,8 +48,8 @@ def format_curve(run: SavedRun) -> list[str]:
       for result in run.target_results]
   chosen = [
       (result.gbops, format_target(result.target_gbops), result.average_activation_bits, result.meta_state_top1, None,
-       None, "  chosen afterwards" + ("" if result.target_met else ", TARGET MISSED"))
-      for result in (other.result for other in run.chosen_targets)]
+       None, f"  {label}" + ("" if result.target_met else ", TARGET MISSED"))
+      for result, label in ((other.result, other.label) for other in run.chosen_targets)]
   for cost, name, bits, meta_state, stage_a, final, note in sorted(
       uniform + targets + chosen, key=lambda row: row[0]):
     cells = " ".join([

@@ -11,6 +11,7 @@ import pytest
 from metamix_jax import experiment
 from metamix_jax.config_file import flatten, load_config
 from metamix_jax.errors import UserError
+from metamix_jax.method.costs import peak_activation_bytes, total_activation_bytes
 from metamix_jax.method.selection import alpha_for_target, select_within_target
 from metamix_jax.records.alpha import read_alpha
 from metamix_jax.records.chosen_targets import write_chosen_target
@@ -56,6 +57,33 @@ def test_bits_come_from_the_searches_on_both_sides(run):
 def test_a_target_that_cannot_be_chosen_is_one_sentence(run, targets, sentence):
   with pytest.raises(UserError, match=sentence):
     load_script("choose").settle(run, targets)
+
+
+def test_further_limits_are_kept_and_written(run, tmp_path):
+  choose = load_script("choose")
+  free, = choose.settle(run, [0.03])
+  free_bytes = total_activation_bytes(run.layers, free.result.all_bits)
+  free_peak = peak_activation_bytes(run.layers, free.result.all_bits)
+  limits = choose.read_limits(
+      run.layers, [f"activation_bytes={0.9 * free_bytes}", f"peak_activation_bytes={free_peak}"])
+  chosen, = choose.settle(run, [0.03], limits)
+  in_bytes, peak = chosen.limits
+  assert in_bytes.cost == total_activation_bytes(run.layers, chosen.result.all_bits) <= 0.9 * free_bytes
+  assert peak.cost == peak_activation_bytes(run.layers, chosen.result.all_bits) <= free_peak
+  assert chosen.result.gbops <= 0.03 and chosen.name == "0.03_limited"
+  write_chosen_target(run.folder, chosen, run.layers, 0.03)
+  write_chosen_target(run.folder, free, run.layers, 0.03)
+  again = saved_run.read(run.folder).chosen_targets
+  assert set(map(str, again)) == set(map(str, (free, chosen)))
+  searched, = choose.settle(run, [0.032], limits)  # A searched target may have further limits.
+  assert searched.searches == {0.032: 1.0}
+  with pytest.raises(UserError, match="no assignment of bits keeps --target=0.03 and every --at_most; .* activation"):
+    choose.settle(run, [0.03], choose.read_limits(run.layers, ["activation_bytes=1"]))
+  for words in ("activation_bytes", "=3", "bops=0", "bops=nan", "bops=many"):
+    with pytest.raises(UserError, match="it must be COST=VALUE, with a finite number above 0"):
+      choose.read_limits(run.layers, [words])
+  with pytest.raises(UserError, match="--at_most=none.csv cannot be read"):
+    choose.read_limits(run.layers, ["none.csv=3"])
 
 
 def test_a_run_whose_bits_came_from_a_file_has_no_alpha(run):
