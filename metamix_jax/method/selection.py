@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import math
+from typing import Any
 
 import numpy as np
 
@@ -133,7 +134,7 @@ def select_within_target(
   return {layer.name: lowest[layer.name] for layer in layers if layer.searched}
 
 
-def in_cells(more_gbops: float, room: float) -> float:
+def in_cells(more_gbops: Any, room: float) -> Any:
   """Turns GBOPs above the cheapest assignment into steps of the grid, of which `room` GBOPs have COST_GRID."""
   return more_gbops / room * COST_GRID
 

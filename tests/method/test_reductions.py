@@ -26,8 +26,8 @@ def test_sums_of_bfloat16_are_float32():
 
 
 @pytest.mark.parametrize("shape, loops", [
-    ((2, 64, 64), True), ((2, 8, 8, 64), True), ((2, 63, 65), False), ((2, 2, 2, 1000), False), ((2, 4096), False)])
+    ((2, 64, 64), True), ((2, 8, 8, 65), True), ((2, 63, 65), False), ((2, 2, 2, 1000), False), ((2, 4096), False)])
 def test_the_loop_over_images_is_for_images_of_4096_elements_and_more(shape, loops):
-  """4096 elements, one less, 4000 of which the batch has more, and no image at all: only the loop is a scan."""
+  """4096 elements, more, one less, 4000 in a batch of more, and no image at all: only the loop is a scan."""
   program = jax.make_jaxpr(lambda x: map_and_sum(lambda x: (x, (x,)), x))(np.ones(shape, np.float32))
   assert ("scan[" in str(program)) == loops
