@@ -16,6 +16,7 @@ from metamix_jax.field_rules import (
     BIT_WIDTHS,
     BITS,
     BOOLEAN,
+    COST,
     COUNT,
     EPOCHS,
     EPOCHS_OR_NONE,
@@ -88,7 +89,7 @@ RULES = {
     "optimizer.epsilon": POSITIVE,
     "optimizer.conv_l2": NOT_NEGATIVE,
     "optimizer.max_gradient_norm": POSITIVE,
-    "arch.cost": NAME,
+    "arch.cost": COST,
     "arch.target_gbops": TARGETS,
     "arch.train_targets": Rule(
         lambda v: v is None or is_numbers(v), "a tuple of targets from arch.target_gbops, or None for all"),

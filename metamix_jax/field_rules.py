@@ -35,7 +35,7 @@ def is_bit_widths(value: Any, least: int = 2) -> bool:
 
 def is_layer_bits(value: Any) -> bool:
   """Tells whether a value maps patterns of layer names to bits, as config.quantization.layer_bits does."""
-  return isinstance(value, Mapping) and all(
+  return isinstance(value, Mapping) and bool(value) and all(
       isinstance(pattern, str) and bool(pattern) and (bits is None or is_int(bits, 2, 8) or is_bit_widths(bits, 1))
       for pattern, bits in value.items())
 
@@ -86,6 +86,7 @@ POSITIVE = Rule(lambda v: is_number(v, FLOAT_TINY), "a number above 0 that float
 NOT_NEGATIVE = Rule(lambda v: is_number(v, 0), "a number, 0 or more, that float32 holds")
 FRACTION = Rule(lambda v: is_number(v, 0, BELOW_ONE), "a number from 0 up to, not including, 1")
 NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a name")
+COST = Rule(lambda v: NAME.holds(v) and "\0" not in v, "bops, activation_bytes, or a path of a CSV file")
 OPTIONAL_PATH = optional(Rule(lambda v: NAME.holds(v) and "\0" not in v, "a path"))
 BIT_WIDTHS = Rule(is_bit_widths, "at least two different integers from 2 to 8 in ascending order")
 TARGETS = Rule(

@@ -8,7 +8,7 @@ bits run as 8 in the same containers, so all candidates of a layer get the time 
 at 32 bits. On this machine, in this runtime, a search below 8 bits therefore saves no time, and its table says so. Copy
 the script for a runtime that has more kernels: `time_of` is all that knows this one.
 
-Each layer runs alone, on one image, at its own shapes; the value is the median of --runs runs.
+Each layer runs alone, on one image, at its own shapes; the value is the median of --repetitions runs.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ KERNEL_BITS = 8
 _WARM_UP_RUNS = 3  # The first run of a session allocates and packs weights.
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
 _CSV = flags.DEFINE_string("csv", None, "The table to write.")
-_RUNS = flags.DEFINE_integer("runs", 50, "Runs of each layer and bit-width.", lower_bound=1)
+_REPETITIONS = flags.DEFINE_integer("repetitions", 50, "Runs of each layer and bit-width.", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of ONNX Runtime.", lower_bound=1)
 
 
@@ -47,12 +47,12 @@ _THREADS = flags.DEFINE_integer("threads", 1, "Threads of ONNX Runtime.", lower_
 def main(argv):
   """Measures and writes the table; a UserError becomes one sentence and status 2."""
   if len(argv) > 1:
-    raise UserError(f"unknown argument {argv[1]!r}; allowed are --config, --csv, --runs and --threads.")
+    raise UserError(f"unknown argument {argv[1]!r}; allowed are --config, --csv, --repetitions and --threads.")
   absl_logging.set_verbosity(absl_logging.WARNING)
   check_writable(_CSV.value)
   network, _ = context.networks_without_data(_CONFIG.value)
   shape = (_CONFIG.value.data.image_size,) * 2 + (len(_CONFIG.value.data.mean),)
-  rows = list(measure(network, shape, _RUNS.value, _THREADS.value))
+  rows = list(measure(network, shape, _REPETITIONS.value, _THREADS.value))
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
   writer.writerow(["layer", "activation_bits", "weight_bits", "latency [ms]"])

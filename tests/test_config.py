@@ -71,7 +71,7 @@ def test_every_number_has_a_range(name):
     ("optimizer.epsilon", (1e-8, 2.0**-126), (0, 1e-39)),
     ("arch.target_gbops", (0.1, 1, (0.1, 0.2)), (float("nan"), (0.1, float("inf")), True, 0, "0.1", (0.2, 0.1))),
     ("quantization.candidate_bits", ((2, 8),), ((True, 4), (4,), (3.0, 4), "(3, 4)", [3, 4])),
-    ("quantization.layer_bits", (None, {}, {"*": None, "a": 2, "b": (8,), "c": (3, 4)}),
+    ("quantization.layer_bits", (None, {"*": None, "a": 2, "b": (8,), "c": (3, 4)}),
      ({"a": 9}, {"a": (4, 3)}, {"a": ()}, {"a": True}, {"": 8}, {3: 8}, {"a": "8"}, {"a": [3]}, "head", (("a", 8),))),
     ("compute_dtype", ("float32", "bfloat16"), ("float16", None, 32, ["float32"])),
     ("bits_from", (None, "bits.json"), ("", 3, True)),
