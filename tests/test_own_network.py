@@ -72,8 +72,8 @@ def test_a_network_of_the_current_folder_is_found(command, folder, data_dir):
 # Batch norms: one for each width of the own network, one for each of ResNet-18's 20 convolutions, the others' stem and
 # head, and what the blocks of MobileNetV2 (50) and MobileNetV3 (44, 32) have.
 @pytest.mark.parametrize("name, count", [
-    ("tests.helpers.own_network:PlainNetwork", 2), ("resnet18", 20), ("mobilenet_v2", 52), ("mobilenet_v3_large", 46),
-    ("mobilenet_v3_small", 34)])
+    ("tests.helpers.own_network:PlainNetwork", 2), ("resnet18", 20), *(pytest.param(*case, marks=pytest.mark.slow) for
+        case in (("mobilenet_v2", 52), ("mobilenet_v3_large", 46), ("mobilenet_v3_small", 34)))])
 @pytest.mark.parametrize("synchronized", [True, False])
 def test_every_batch_norm_obeys_the_config(name, count, synchronized):
   config = digits_config()

@@ -41,7 +41,7 @@ def test_evaluation_and_statistics_are_two_steps_ahead(data_dir, monkeypatch):
   assert steps["batch_moments_step"] == 5 and max(in_flight) == 3 and in_flight[-1] == 0
 
 
-@pytest.mark.parametrize("num_devices", [1, 2, 4])
+@pytest.mark.parametrize("num_devices", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 def test_evaluation_is_the_same_on_any_number_of_devices(num_devices, data_dir):
   """450 images in batches of 128 over 1, 2 and 4 devices: 62 of the last batch are padding."""
   work = context.prepare(tiny_config(data_dir))
