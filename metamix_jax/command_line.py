@@ -1,9 +1,10 @@
 """Shared parts of the commands: flags, config files, and a user's mistake as one sentence with status 2."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import os
+import pathlib
 import re
 import sys
 from typing import NoReturn
@@ -15,6 +16,7 @@ from ml_collections import config_flags
 from metamix_jax.config import unknown_field
 from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
+from metamix_jax.records.paths import local_folder
 
 _CONFIG_FLAG = "config"
 
@@ -84,6 +86,20 @@ class _Output:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, self._stream.fileno())
     os.close(null)
+
+
+def folder_of_run(argv: Sequence[str]) -> pathlib.Path:
+  """Returns the only argument of a command that takes the folder of a run.
+
+  Args:
+    argv: the name of the program and its arguments, without flags.
+
+  Raises:
+    UserError: another number of arguments is given, or it is no folder of this machine.
+  """
+  if len(argv) != 2:
+    raise UserError(f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
+  return local_folder(argv[1])
 
 
 def flags_parser(program: str, default_config: os.PathLike | None = None) -> Callable[[list[str]], list[str]]:

@@ -21,7 +21,7 @@ import shlex
 from absl import app, flags
 from absl import logging as absl_logging
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.command_line import exit_on_user_error, flags_parser, folder_of_run
 from metamix_jax.config import check_target
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import LayerCost, attainable_range, complete_bits, cost_name, cost_unit, gbops
@@ -38,7 +38,6 @@ from metamix_jax.records.alpha import read_alpha
 from metamix_jax.records.chosen_targets import ChosenTarget, KeptLimit, write_chosen_target
 from metamix_jax.records.cost_tables import check_costs, with_costs
 from metamix_jax.records.names import format_target
-from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import log_to_terminal
 from metamix_jax.records.results import TargetResult
 from metamix_jax.records.selected_bits import write_selected_bits
@@ -56,9 +55,7 @@ _TARGETS = flags.DEFINE_multi_float(
 @exit_on_user_error("choose")
 def main(argv):
   """Chooses, evaluates and reports; a UserError becomes one sentence and status 2."""
-  if len(argv) != 2:
-    raise UserError(f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
-  workdir = local_folder(argv[1])
+  workdir = folder_of_run(argv)
   run = saved_run.read(workdir)
   results = settle(run, sorted(_TARGETS.value), read_limits(run.layers, _AT_MOST.value))
   absl_logging.set_verbosity(absl_logging.FATAL)

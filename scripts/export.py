@@ -16,11 +16,9 @@ import sys
 from absl import app, flags
 from absl import logging as absl_logging
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser
-from metamix_jax.errors import UserError
+from metamix_jax.command_line import exit_on_user_error, flags_parser, folder_of_run
 from metamix_jax.export import run
 from metamix_jax.export.certificate import NotCertified
-from metamix_jax.records.paths import local_folder
 
 _TARGET = flags.DEFINE_float("target", None, "GBOPs; which target of a run with several.")
 _FORMATS = flags.DEFINE_list("format", list(run.FORMATS), f"Of {', '.join(run.FORMATS)}; program is always written.")
@@ -32,11 +30,9 @@ _NUM_EXACT = flags.DEFINE_integer(
 def main(argv):
   """Exports one run; a UserError becomes one sentence and status 2."""
   absl_logging.set_verbosity(absl_logging.FATAL)
-  if len(argv) != 2:
-    raise UserError(f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
   try:
     folder = run.export_run(
-        local_folder(argv[1]), target=_TARGET.value, formats=_FORMATS.value, num_exact=_NUM_EXACT.value)
+        folder_of_run(argv), target=_TARGET.value, formats=_FORMATS.value, num_exact=_NUM_EXACT.value)
   except NotCertified as error:
     print(f"export: {error}", file=sys.stderr)
     sys.exit(1)

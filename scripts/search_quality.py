@@ -16,12 +16,11 @@ from absl import logging as absl_logging
 import ml_collections
 from ml_collections import config_flags
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.command_line import exit_on_user_error, flags_parser, folder_of_run
 from metamix_jax.errors import UserError
 from metamix_jax.records import folder_lock, search_quality
 from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.files import write_json
-from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import log_to_terminal
 from metamix_jax.records.results import BitSelection
 from metamix_jax.records.workdir import check_data, load_config_of_run
@@ -35,9 +34,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings, a Pytho
 @exit_on_user_error("search_quality")
 def main(argv):
   """Measures and reports; a UserError becomes one sentence and status 2."""
-  if len(argv) != 2:
-    raise UserError(f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
-  workdir, settings = local_folder(argv[1]), _CONFIG.value
+  workdir, settings = folder_of_run(argv), _CONFIG.value
   check_settings(settings)
   run = saved_run.read(workdir)
   if not run.target_results:

@@ -18,13 +18,12 @@ from typing import Any
 from absl import app
 from absl import logging as absl_logging
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.command_line import exit_on_user_error, flags_parser, folder_of_run
 from metamix_jax.errors import UserError
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.records import folder_lock
 from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.names import format_target, name_for_target
-from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import log_to_terminal
 from metamix_jax.records.results import TOP1_OF_STAGE
 from metamix_jax.records.workdir import check_data, load_config_of_run
@@ -37,9 +36,7 @@ Check = tuple[str, Any, Any]
 @exit_on_user_error("verify")
 def main(argv):
   """Verifies a folder; a UserError becomes one sentence and status 2."""
-  if len(argv) != 2:
-    raise UserError(f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
-  workdir = local_folder(argv[1])
+  workdir = folder_of_run(argv)
   run = saved_run.read(workdir)
   if run.summary is None:
     raise UserError(f"{workdir} holds a run that is not finished; allowed is one with a report/summary.json.")

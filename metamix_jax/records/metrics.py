@@ -10,6 +10,7 @@ from flax import traverse_util
 import numpy as np
 
 from metamix_jax.method.bops import LayerCost, candidate_widths
+from metamix_jax.method.selection import log_probabilities
 from metamix_jax.records.names import format_target
 
 Scalars = dict[str, float]
@@ -83,10 +84,9 @@ def search_scalars(layers: Sequence[LayerCost], searches: Sequence[TargetMetrics
     for layer in layers:
       if not layer.searched:
         continue
-      values = np.asarray(search.alpha[layer.name], np.float64)
-      weights = np.exp(values - values.max())
-      pi = weights / weights.sum()
-      entropies.append(-np.sum(pi * np.log(np.maximum(pi, np.finfo(np.float64).tiny))))
+      logarithms = log_probabilities(search.alpha[layer.name])
+      pi = np.exp(logarithms)
+      entropies.append(-np.sum(pi * logarithms))
       for bits, probability in zip(layer.candidate_bits, pi, strict=True):
         probabilities[f"{prefix}/probability/{layer.name}/{bits}"] = shortest(probability)
     scalars |= {

@@ -29,7 +29,7 @@ import torch_step
 
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.data.cores import available_cores
-from metamix_jax.method.bops import lowest_bits
+from metamix_jax.method.bops import candidate_widths, lowest_bits
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.records import files
 from metamix_jax.records.names import targets
@@ -125,18 +125,20 @@ def compile_steps(config, network, teacher_network, names):
   }
   if states.teacher is not None:
     arguments[T] = (steps.teacher_targets, states.teacher, batch)
-  loops = {"bit-meta": len(config.quantization.candidate_bits), "bit-search": len(targets(config))}
+  # The least passes forward and backward that a step could take.
+  passes = {F: 1, "bit-meta": len(candidate_widths(network.layers)), "bit-search": len(targets(config)), "stage A": 1,
+            "stage B": 1}
   runs, facts = {}, {}
   for name, (program, *values) in arguments.items():
     if names and name not in names:
       continue
     start = time.perf_counter()
     compiled = program.lower(*values).compile()
-    turns = loops.get(name, 1)
     facts[name] = {
+        "passes": passes.get(name),
         "compile_seconds": time.perf_counter() - start,
         "temporaries_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6,
-        "gflop": compiled.cost_analysis().get("flops", 0) / 1e9 * turns}  # A loop's body is counted once.
+        "gflop": compiled.cost_analysis().get("flops", 0) / 1e9 * passes.get(name, 1)}  # A loop's body is counted once.
     runs[name] = repeated(compiled, values)
   return runs, facts
 
@@ -155,15 +157,13 @@ def repeated(compiled, values):
 
 def figures(config, name, seconds, measured, peak):
   """Returns one line of the table."""
-  base = name.removesuffix(", native")
-  needed = {F: 1, "bit-meta": len(config.quantization.candidate_bits), "bit-search": len(targets(config)),
-            "stage A": 1, "stage B": 1}.get(base)
+  passes = measured.get("passes")
   median = statistics.median(seconds[name])
   ratio = lambda other: statistics.median(a / b for a, b in zip(seconds[name], seconds[other], strict=True))
   gflop = measured.get("gflop")
   return {
       "step": name, "ms": 1000 * median, "images_per_second": config.batch_size / median, "in_f": ratio(F),
-      "to_floor": ratio(F) / needed if needed else None, "in_torch_f": ratio(TORCH) if TORCH in seconds else None,
+      "to_floor": ratio(F) / passes if passes else None, "in_torch_f": ratio(TORCH) if TORCH in seconds else None,
       "compile_seconds": measured.get("compile_seconds"), "temporaries_mb": measured.get("temporaries_mb"),
       "gflop": gflop, "of_peak": gflop / median / peak if gflop else None}
 

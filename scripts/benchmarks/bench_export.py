@@ -17,11 +17,9 @@ import jax
 import numpy as np
 import onnxruntime
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser
-from metamix_jax.errors import UserError
+from metamix_jax.command_line import exit_on_user_error, flags_parser, folder_of_run
 from metamix_jax.export import evaluator, memory, onnx_files, saved_network, stablehlo
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
-from metamix_jax.records.paths import local_folder
 
 _BATCHES = flags.DEFINE_list("batches", ["1", "32"], "Batch sizes.")
 _REPEATS = flags.DEFINE_integer("repeats", 30, "Calls that are timed, after one that is not.")
@@ -42,9 +40,7 @@ def milliseconds(call, images):
 def main(argv):
   """Prints one line for each file."""
   absl_logging.set_verbosity(absl_logging.FATAL)
-  if len(argv) != 2:
-    raise UserError(f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run that was exported.")
-  workdir = local_folder(argv[1])
+  workdir = folder_of_run(argv)
   folder = workdir / "export"
   saved = saved_network.read(workdir)
   network, variables = saved.network, dict(saved.variables)
