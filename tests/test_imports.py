@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import pkgutil
 import subprocess
 import sys
 
@@ -133,3 +134,26 @@ def test_no_test_module_imports_another_and_none_changes_the_path():
     if found:
       wrong[str(path.relative_to(ROOT))] = found
   assert wrong == {}
+
+
+def is_there(name: str) -> bool:
+  """Says whether a full name is a module, or an attribute of one."""
+  try:
+    pkgutil.resolve_name(name)
+  except (ImportError, AttributeError):
+    return False
+  return True
+
+
+@pytest.mark.parametrize("folder", ["scripts", "configs"])
+def test_what_stands_outside_of_the_package_imports_names_that_it_has(folder):
+  """Scripts import in functions too, where neither a type checker nor their own import looks."""
+  missing = [
+      f"{path.relative_to(ROOT)}:{line}: {name}" for path in sorted((ROOT / folder).rglob("*.py"))
+      for line, name in imports(path.read_text()) if is_part(name, "metamix_jax") and not is_there(name)]
+  assert missing == []
+
+
+def test_a_name_that_the_package_lacks_is_noticed():
+  assert is_there("metamix_jax.training.judge.ScoreFile") and is_there("metamix_jax.training.judge")
+  assert not is_there("metamix_jax.training.judge.no_such_name")

@@ -23,7 +23,8 @@ from metamix_jax.method.bops import gbops, uniform_bits, uniform_widths
 from metamix_jax.records.names import TRAINING_PHASES
 from metamix_jax.training import phases
 from metamix_jax.training.context import TrainingContext
-from metamix_jax.training.judge import ScoreFile, digest_of_state, evaluation_judge, training_judge
+from metamix_jax.training.fingerprint import digest_of_state
+from metamix_jax.training.judge import ScoreFile, evaluation_judge, training_judge
 from metamix_jax.training.saved_search import load_full_precision, load_meta_state
 from metamix_jax.training.search_quality import losses_one_layer_at_a_time
 from metamix_jax.training.stability import measure_stability
