@@ -46,6 +46,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.data_dir = placeholder(str)  # TFDS's data_dir, or ROOT; None: TFDS's own folder. A gs:// path works.
   config.data.train_split = "train"  # TFDS's name of the split, or the folder's.
   config.data.evaluation_split = "validation"  # Likewise.
+  # Epochs after which orders, crops and so the teacher's targets come again, over all phases; None: never.
+  config.data.repeat_epochs = placeholder(int)
   config.data.image_size = placeholder(int)  # Height and width of what the network sees, in pixels.
   config.data.mean = placeholder(tuple)  # Of each channel of the training split, pixels on the scale 0..1.
   config.data.std = placeholder(tuple)  # Standard deviation of each channel, on the same scale.
@@ -90,6 +92,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.arch.target_gbops = FieldReference(None, field_type=object)
   # A tuple of those that go through weight training; None: all, (): none yet. May change between starts on a workdir.
   config.arch.train_targets = FieldReference(None, field_type=object)
+  # A tuple of limits on further costs, ("activation_bytes=9000", "phone.csv=1.9"), in the search and in the selection;
+  # bops, activation_bytes, peak_activation_bytes or a table (docs/costs.md). None: no such.
+  config.arch.at_most = FieldReference(None, field_type=object)
+  config.arch.multiplier_learning_rate = 0.1  # Of each limit: nats in a step while its cost is twice the limit [A].
   config.arch.target_tolerance = 0.03  # A selection more than this fraction below the target misses it [A].
   config.arch.penalty_weight = placeholder(float)  # lambda of M11, in nats for one GBOP; None: the next field is given.
   # lambda * target of M11, in nats, for networks of any size: lambda is 4 at 3.31 GBOPs [C]. None: lambda is given.
@@ -107,6 +113,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.teacher.options = ml_collections.ConfigDict()  # Further fields of a teacher of its own.
   config.teacher.weights = placeholder(str)  # File of a teacher of its own; "random" to try a config out.
   config.teacher.dtype = "float32"  # bfloat16 halves its time on TPUs; its targets differ in the third digit [A].
+  # A folder for the teacher's targets, which later runs with the same images and teacher read instead of computing them
+  # (docs/kept-targets.md). May be shared by runs, and may change between starts. None: they are not kept.
+  config.teacher.kept_targets = placeholder(str)
+  # Classes of each image whose targets are kept, the highest; the others share the rest, so targets change. None: all.
+  config.teacher.kept_classes = placeholder(int)
+  config.teacher.kept_gigabytes = 10.0  # Of the whole folder, from which on nothing more is written [A].
 
   # Phases in their order; epochs are passes over the training split.
   config.pretraining = ml_collections.ConfigDict()  # Full precision.

@@ -25,6 +25,7 @@ from metamix_jax.field_rules import (
     FRACTION,
     IMAGE_SIZE,
     LAYER_BITS,
+    LIMITS,
     NAME,
     NOT_NEGATIVE,
     OPTIONAL_PATH,
@@ -61,6 +62,7 @@ RULES = {
     "metrics.tensorboard": BOOLEAN,
     "data.name": NAME,
     "data.data_dir": OPTIONAL_PATH,
+    "data.repeat_epochs": optional(POSITIVE_INT),
     "data.train_split": NAME,
     "data.evaluation_split": NAME,
     "data.image_size": IMAGE_SIZE,
@@ -90,6 +92,8 @@ RULES = {
     "optimizer.conv_l2": NOT_NEGATIVE,
     "optimizer.max_gradient_norm": POSITIVE,
     "arch.cost": COST,
+    "arch.at_most": LIMITS,
+    "arch.multiplier_learning_rate": POSITIVE,
     "arch.target_gbops": TARGETS,
     "arch.train_targets": Rule(
         lambda v: v is None or is_numbers(v), "a tuple of targets from arch.target_gbops, or None for all"),
@@ -106,6 +110,9 @@ RULES = {
     "teacher.name": NAME,
     "teacher.weights": OPTIONAL_PATH,
     "teacher.dtype": FLOAT_TYPE,
+    "teacher.kept_targets": OPTIONAL_PATH,
+    "teacher.kept_classes": optional(integer(1, 2**16 - 2)),
+    "teacher.kept_gigabytes": POSITIVE,
     "pretraining.weights": OPTIONAL_PATH,
     "pretraining.new_classifier": BOOLEAN,
     "pretraining.epochs": EPOCHS_OR_NONE,
@@ -229,11 +236,18 @@ def _teacher_has_weights(config):
             f"{RANDOM_WEIGHTS!r}, to try a config out).")
 
 
+def _kept_classes_are_kept(config):
+  section = config.teacher
+  if section.kept_classes is not None and section.kept_targets is None:
+    return (f"config.teacher.kept_classes is {section.kept_classes} and config.teacher.kept_targets is None; it must "
+            "then be a folder, or kept_classes None.")
+
+
 # Checks of fields that depend on each other: each returns a sentence, or None.
 CROSS_FIELD_CHECKS: tuple[Callable[[ml_collections.ConfigDict], str | None], ...] = (
     _bits_are_searched, _trained_targets_are_targets, _given_bits_fit, _one_penalty_weight,
     _weights_are_given_or_trained, _new_classifier_is_trained, _evaluation_crop_fits, _shift_stays_inside,
-    _teacher_has_weights)
+    _teacher_has_weights, _kept_classes_are_kept)
 
 
 def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: int | None = None) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
-from metamix_jax.method.bops import cost_unit
+from metamix_jax.method.bops import complete_bits, cost_unit
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
-from metamix_jax.method.selection import select_for_targets
+from metamix_jax.method.selection import most_probable_bits
 from metamix_jax.models import pretrained
 from metamix_jax.records import files, multihost
 from metamix_jax.records.alpha import with_alpha
@@ -74,10 +74,10 @@ def _run(context, workdir, stop_request):
   config, layers = context.config, context.network.layers
   check_workdir(config, workdir)
   check_data(workdir, context.data.description)
-  check_costs(workdir, layers)
+  check_costs(workdir, layers, context.limits.sums)
   with multihost.failing_together():
     if multihost.is_lead_process():
-      files.write_json(workdir / "network.json", describe_network(config, layers))
+      files.write_json(workdir / "network.json", describe_network(config, layers, context.limits.sums))
       for name in ("metrics.jsonl", "report/summary.json", "report/report.html"):  # Written late, looked at first.
         files.check_writable(workdir / name)
   run_phases = RunPhases(context, workdir, stop_request)
@@ -143,7 +143,7 @@ def _pretrain(context: TrainingContext, saving: Saving, meta: MetaState, clock: 
 
 def _select_bits(context: TrainingContext, teacher: Teacher | None, saving: Saving, meta: MetaState, clock: Clock):
   """Computes the second phase: the meta-state, and the bits of every target, searched or from config.bits_from."""
-  config, layers, tolerance = context.config, context.network.layers, context.config.arch.target_tolerance
+  config = context.config
   if config.meta_state_from is None:
     check_input_ranges(context, meta)
   if config.bits_from is not None:
@@ -152,11 +152,22 @@ def _select_bits(context: TrainingContext, teacher: Teacher | None, saving: Savi
   meta, archs = phases.select_bits(context, meta, phases.create_architectures(context), teacher, saving, clock)
   stability = ActivationStability(before, measure_stability(context, meta))
   alpha = {name: np.asarray(values) for name, values in archs.alpha.items()}
-  selected = tuple(
-      TargetResult(target_gbops, layers, tolerance, bits, most_probable)
-      for target_gbops, (bits, most_probable) in zip(
-          targets(config), select_for_targets(layers, alpha, targets(config), tolerance), strict=True))
-  return meta, with_alpha(BitSelection(selected, stability).to_json(), alpha)
+  selected = []
+  for index, target_gbops in enumerate(targets(config)):
+    of_target = {name: values[index] for name, values in alpha.items()}
+    bits = context.limits.select(context.network.layers, of_target, target_gbops, config.arch.target_tolerance)
+    selected.append(_selection(context, target_gbops, bits, most_probable_bits(context.network.layers, of_target)))
+  return meta, with_alpha(BitSelection(tuple(selected), stability).to_json(), alpha)
+
+
+def _selection(
+    context: TrainingContext, target_gbops: float, bits: Mapping[str, int], most_probable: Mapping[str, int]
+) -> TargetResult:
+  """Returns the result of a target of which nothing but the bits is known."""
+  layers = context.network.layers
+  return TargetResult(
+      target_gbops, layers, context.config.arch.target_tolerance, bits, most_probable,
+      limits=context.limits.kept_by(layers, complete_bits(layers, bits)))
 
 
 def _take_given_bits(context: TrainingContext, teacher: Teacher | None, saving: Saving, meta: MetaState, clock: Clock):
@@ -172,8 +183,7 @@ def _take_given_bits(context: TrainingContext, teacher: Teacher | None, saving: 
     stability = ActivationStability(before, measure_stability(context, meta))
   bits = read_selected_bits(config.bits_from, layers)
   target_gbops, = targets(config)
-  target = TargetResult(target_gbops, layers, config.arch.target_tolerance, bits, bits)
-  return meta, BitSelection((target,), stability).to_json()
+  return meta, BitSelection((_selection(context, target_gbops, bits, bits),), stability).to_json()
 
 
 def _evaluate_meta_state(context: TrainingContext, selection: BitSelection, meta: MetaState, clock: Clock):

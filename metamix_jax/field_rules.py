@@ -87,6 +87,9 @@ NOT_NEGATIVE = Rule(lambda v: is_number(v, 0), "a number, 0 or more, that float3
 FRACTION = Rule(lambda v: is_number(v, 0, BELOW_ONE), "a number from 0 up to, not including, 1")
 NAME = Rule(lambda v: isinstance(v, str) and bool(v), "a name")
 COST = Rule(lambda v: NAME.holds(v) and "\0" not in v, "bops, activation_bytes, or a path of a CSV file")
+LIMITS = optional(Rule(
+    lambda v: isinstance(v, tuple) and bool(v) and all(NAME.holds(text) and "\0" not in text for text in v),
+    "a tuple of COST=VALUE, such as ('peak_activation_bytes=600',)"))
 OPTIONAL_PATH = optional(Rule(lambda v: NAME.holds(v) and "\0" not in v, "a path"))
 BIT_WIDTHS = Rule(is_bit_widths, "at least two different integers from 2 to 8 in ascending order")
 TARGETS = Rule(

@@ -33,7 +33,7 @@ import synthetic
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.config import check_batch_size
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import lowest_bits
+from metamix_jax.method.bops import candidate_widths, lowest_bits
 from metamix_jax.method.precision import assigned_precision
 from metamix_jax.training import context, parallel
 
@@ -67,7 +67,7 @@ def main(argv):
       raise UserError(f"--steps names {name!r}; allowed are {', '.join(STEPS)}.")
   memory = CHIP_MEMORY[_TOPOLOGY.value.partition(":")[0]]
   print(f"{_TOPOLOGY.value}, {len(devices)} chips of {memory} GiB; {config.network.name}, {config.compute_dtype}, "
-        f"teacher {config.teacher.name}, bit-widths {config.quantization.candidate_bits}; JAX {jax.__version__}, "
+        f"teacher {config.teacher.name}, bit-widths {candidate_widths(networks[0].layers)}; JAX {jax.__version__}, "
         f"effort {_EFFORT.value:g}\n")
   print("| global batch | step | arguments [MB] | outputs [MB] | temporaries [MB] | of the chip's memory | GFLOPs | "
         "all-reduces | their MB | compiled in [s] |")

@@ -20,7 +20,7 @@ from metamix_jax.command_line import exit_on_user_error, flags_parser, folder_of
 from metamix_jax.export import run
 from metamix_jax.export.certificate import NotCertified
 
-_TARGET = flags.DEFINE_float("target", None, "GBOPs; which target of a run with several.")
+_TARGET = flags.DEFINE_float("target", None, "In the unit of the cost; which target of a run with several.")
 _FORMATS = flags.DEFINE_list("format", list(run.FORMATS), f"Of {', '.join(run.FORMATS)}; program is always written.")
 _NUM_EXACT = flags.DEFINE_integer(
     "exact_images", None, "Evaluation images on which the files are compared bit for bit; None: all.", lower_bound=1)

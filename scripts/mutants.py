@@ -36,7 +36,8 @@ METHOD, TRAINING = "tests/method", "tests/training"
 TESTS_OF = {
     "metamix_jax/method/losses.py": (f"{METHOD}/test_losses.py",),
     "metamix_jax/method/reductions.py": (f"{METHOD}/test_reductions.py",),
-    "metamix_jax/method/bops.py": (f"{METHOD}/test_selection.py", f"{METHOD}/test_bops.py"),
+    "metamix_jax/method/bops.py": (
+        f"{METHOD}/test_selection.py", f"{METHOD}/test_bops.py", f"{METHOD}/test_costs.py"),
     "metamix_jax/method/precision.py": (
         f"{METHOD}/test_precision.py", f"{METHOD}/test_selection.py", "tests/test_unequal_candidates.py"),
     "metamix_jax/method/bit_mixture.py": (f"{METHOD}/test_bit_mixture.py", f"{METHOD}/test_bops.py"),
@@ -44,6 +45,9 @@ TESTS_OF = {
         f"{METHOD}/test_quantizers.py", f"{METHOD}/test_quantizer_properties.py", "tests/nn/test_layers.py"),
     "metamix_jax/method/selection.py": (f"{METHOD}/test_selection.py", f"{METHOD}/test_selection_properties.py"),
     "metamix_jax/method/assignments.py": (f"{METHOD}/test_assignments.py",),
+    "metamix_jax/method/costs.py": (f"{METHOD}/test_costs.py", "tests/records/test_cost_tables.py"),
+    "metamix_jax/method/layer_bits.py": (f"{METHOD}/test_layer_bits.py",),
+    "metamix_jax/method/limits.py": (f"{METHOD}/test_limits.py", "tests/records/test_limits.py"),
     "metamix_jax/training/steps.py": (f"{TRAINING}/test_steps_by_hand.py", f"{TRAINING}/test_random_numbers.py"),
 }
 # Bit operators on floats are a TypeError for every test, `|` stands in types and between dicts, and whether equal

@@ -147,10 +147,10 @@ def test_lambda_of_the_imagenet_configs_does_not_depend_on_the_target(parse):
 
 
 @pytest.mark.parametrize("argument, sentence", [
-    ("--config.arch.target_gbop=1", "test: unknown config field arch.target_gbop; known fields are arch.beta1, "
-     "arch.beta2, arch.cost, arch.epsilon, arch.final_learning_rate, arch.initial_std, arch.l2, arch.learning_rate, "
-     "arch.penalty_weight, arch.relative_penalty_weight, arch.target_gbops, arch.target_tolerance, "
-     "arch.train_targets.\n"),
+    ("--config.arch.target_gbop=1", "test: unknown config field arch.target_gbop; known fields are arch.at_most, "
+     "arch.beta1, arch.beta2, arch.cost, arch.epsilon, arch.final_learning_rate, arch.initial_std, arch.l2, "
+     "arch.learning_rate, arch.multiplier_learning_rate, arch.penalty_weight, arch.relative_penalty_weight, "
+     "arch.target_gbops, arch.target_tolerance, arch.train_targets.\n"),
     ("--config.network.options.stem=1", "test: unknown config field network.options.stem; known fields are "
      "network.options.blocks, network.options.last_channels, network.options.stem_channels, "
      "network.options.stem_stride.\n"),

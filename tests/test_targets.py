@@ -13,6 +13,7 @@ from metamix_jax.records.names import name_for_target, targets, trained_targets
 from metamix_jax.training import context, loop, parallel, phases
 from metamix_jax.training.optimizers import arch_optimizer
 from metamix_jax.training.state import create_arch_states
+from metamix_jax.training.targets import LabelTargets
 from tests.helpers.configs import tiny_config
 
 TARGETS = (0.0006, 0.0008, 0.001)
@@ -68,4 +69,4 @@ def test_a_target_whose_search_is_not_finite_is_named(data_dir):
   with pytest.raises(UserError, match=r"bit_selection, step 2: the bit-search \(target 0.0008, 0.001\) loss or its"):
     loop.train(
         work, loop.Phase("bit_selection", "bit_selection"), {"meta": phases.create_student(work), "arch": archs},
-        lambda batch: batch, lambda state, epoch, batch: (state, {"loss": np.float32(0)}))
+        LabelTargets(work), lambda state, epoch, batch: (state, {"loss": np.float32(0)}))

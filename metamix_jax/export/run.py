@@ -40,7 +40,7 @@ def export_run(
 
   Args:
     workdir: DIR, a finished run.
-    target: in GBOPs; None: the only one of the run.
+    target: in GBOPs or the unit of the cost; None: the only one of the run.
     formats: of FORMATS.
     num_exact: images of the evaluation split on which the files are compared bit for bit (G1); None: all.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from metamix_jax import config as config_rules
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import complete_bits, gbops
+from metamix_jax.method.bops import complete_bits, cost_unit, gbops
 from metamix_jax.models.network import Network
 from metamix_jax.records.names import format_target, name_for_target, targets
 from metamix_jax.records.paths import expand_paths
@@ -54,7 +54,7 @@ def read(workdir: pathlib.Path, target: float | None = None) -> SavedNetwork:
 
   Args:
     workdir: DIR.
-    target: in GBOPs, one of the run's; None: its only one.
+    target: one of the run's, in GBOPs or the unit of its cost; None: its only one.
 
   Raises:
     UserError: the folder holds no run, one that did not finish stage B for the target, or a damaged file.
@@ -67,7 +67,7 @@ def read(workdir: pathlib.Path, target: float | None = None) -> SavedNetwork:
   checkpoints = workdir / "checkpoints"
   if not (checkpoints / f"{phase}.json").exists():
     raise UserError(
-        f"{workdir} was not trained to stage B for the target {format_target(chosen)} GBOPs: "
+        f"{workdir} was not trained to stage B for the target {format_target(chosen)}: "
         f"{checkpoints / phase}.json is not there, and the weights are not quantised; finish the run first.")
 
   from metamix_jax import data  # Here, because TensorFlow takes seconds to load.
@@ -89,7 +89,8 @@ def read(workdir: pathlib.Path, target: float | None = None) -> SavedNetwork:
   saved = _restore_phase(checkpoints / phase, network, source.image_shape)
   facts = {
       "run": workdir.absolute().name, "network": config.network.name, "data": config.data.name,
-      "evaluation_split": config.data.evaluation_split, "target_gbops": chosen, "gbops": gbops(network.layers, bits)}
+      "evaluation_split": config.data.evaluation_split, "target_gbops": chosen, "gbops": gbops(network.layers, bits),
+      "cost_unit": cost_unit(network.layers)}
   variables = {"params": saved["weights"], "batch_stats": saved["batch_stats"], "step_sizes": saved["step_sizes"]}
   return SavedNetwork(network, variables, bits, source.image_shape, source, facts)
 
@@ -112,7 +113,7 @@ def _chosen_target(workdir, all_targets, target):
         return known
   raise UserError(
       f"{'no --target is given' if target is None else f'--target is {format_target(target)}'}, and {workdir} has the "
-      f"targets {', '.join(map(format_target, all_targets))} GBOPs; choose one of them.")
+      f"targets {', '.join(map(format_target, all_targets))}; choose one of them.")
 
 
 def _restore_phase(path, network, image_shape):

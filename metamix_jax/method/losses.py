@@ -1,4 +1,4 @@
-"""The task loss (M9) and the cost penalty of the bit search (M11)."""
+"""The task loss (M9), the cost penalty of the bit search (M11), and multipliers for further limits [A]."""
 
 import jax
 from jax import Array
@@ -30,3 +30,29 @@ def cost_penalty(gbops: Array | float, target_gbops: Array | float, penalty_weig
     Scalar float32, in nats.
   """
   return penalty_weight * jnp.abs(gbops - target_gbops)
+
+
+def limit_penalty(excess: Array, multiplier: Array) -> Array:
+  """Returns multiplier * excess, the term of one further limit in the Lagrangian of the bit search [A].
+
+  Args:
+    excess: (cost - limit) / limit, scalar float32; above 0 where the limit is passed.
+    multiplier: in nats, scalar float32, 0 or more.
+
+  Returns:
+    Scalar float32, in nats.
+  """
+  return multiplier * excess
+
+
+def next_multiplier(multiplier: Array, excess: Array, learning_rate: Array) -> Array:
+  """Returns the multiplier of a limit after one step of gradient ascent on the Lagrangian, not below 0 [A].
+
+  It grows while the limit is passed, and falls back to 0 while there is room: the search then forgets the limit.
+
+  Args:
+    multiplier: in nats, scalar float32.
+    excess: as in `limit_penalty`.
+    learning_rate: nats for an excess of 1 in one step, scalar float32.
+  """
+  return jnp.maximum(multiplier + learning_rate * excess, 0.0)

@@ -24,30 +24,6 @@ def most_probable_bits(layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarr
       layer.name: layer.candidate_bits[int(np.argmax(alpha[layer.name]))] for layer in layers if layer.searched}
 
 
-def select_for_targets(
-    layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarray], targets_gbops: Sequence[float], tolerance: float
-) -> list[tuple[dict[str, int], dict[str, int]]]:
-  """Selects bits for each of K targets.
-
-  Args:
-    layers: every quantised layer.
-    alpha: {layer name: [K, B]} of the searched layers, one row for each target.
-    targets_gbops: K targets in GBOPs of one image.
-    tolerance: as in `select_within_target`.
-
-  Returns:
-    (selected bits, most probable bits) for each target, both by name of the searched layer.
-
-  Raises:
-    ValueError: the cheapest bits cost more than a target.
-  """
-  selected = []
-  for index, target in enumerate(targets_gbops):
-    of_target = {name: values[index] for name, values in alpha.items()}
-    selected.append((select_within_target(layers, of_target, target, tolerance), most_probable_bits(layers, of_target)))
-  return selected
-
-
 def weights_of_searches(searched_targets: Iterable[float], target_gbops: float) -> dict[float, float]:
   """Returns which searches serve a target that may not have been searched, and with what weight [A].
 

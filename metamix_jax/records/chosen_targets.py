@@ -16,49 +16,26 @@ FILE = pathlib.PurePath("report", "chosen_targets.json")
 
 
 @dataclasses.dataclass(frozen=True)
-class KeptLimit:
-  """Holds a limit on a cost besides the target's, and what the bits cost.
-
-  Attributes:
-    name: of the cost.
-    unit: of one image.
-    most: the limit, in this unit.
-    cost: of the bits, in this unit.
-  """
-
-  name: str
-  unit: str
-  most: float
-  cost: float
-
-  def __str__(self) -> str:
-    """Returns the cost and its limit in words."""
-    return f"{self.name} {self.cost:.6g} of {self.most:.6g} {self.unit}"
-
-
-@dataclasses.dataclass(frozen=True)
 class ChosenTarget:
   """Holds a target that was not searched, with the bits that follow from the searches of other targets.
 
   Attributes:
     result: its selection, and top-1 straight from the meta-state.
     searches: {searched target in GBOPs: its weight}, as method.selection.weights_of_searches returns them.
-    limits: on further costs, which the bits keep.
   """
 
   result: TargetResult
   searches: Mapping[float, float]
-  limits: tuple[KeptLimit, ...] = ()
 
   @property
   def name(self) -> str:
     """Returns the target's name in files: its first six digits, and whether there are further limits."""
-    return format_target(self.result.target_gbops) + ("_limited" if self.limits else "")
+    return format_target(self.result.target_gbops) + ("_limited" if self.result.limits else "")
 
   @property
   def label(self) -> str:
     """Returns what tables say about it: "chosen afterwards", and the further limits."""
-    return ", ".join(["chosen afterwards", *map(str, self.limits)])
+    return ", ".join(["chosen afterwards", *map(str, self.result.limits)])
 
 
 def write_chosen_target(
@@ -79,8 +56,7 @@ def write_chosen_target(
   targets = sorted([*others, chosen], key=lambda other: other.result.target_gbops)
   write_json(workdir / FILE, {"targets": [
       target.result.to_json() | {"searches": [
-          {"target_gbops": searched, "weight": weight} for searched, weight in target.searches.items()],
-          "limits": [dataclasses.asdict(limit) for limit in target.limits]}
+          {"target_gbops": searched, "weight": weight} for searched, weight in target.searches.items()]}
       for target in targets]})
 
 
@@ -95,15 +71,14 @@ def read_chosen_targets(
   path = workdir / FILE
   if not path.exists():
     return ()
-  return parse_results(path, lambda: _parse(json.loads(path.read_text(encoding="utf-8")), layers, tolerance))
+  return parse_results(
+      path, lambda: _parse(json.loads(path.read_text(encoding="utf-8")), layers, tolerance),
+      beside=(workdir / "network.json",))
 
 
 def _parse(values: Any, layers, tolerance):
   return tuple(
       ChosenTarget(
           TargetResult.from_json(entry, layers, tolerance),
-          {float(search["target_gbops"]): float(search["weight"]) for search in entry["searches"]},
-          tuple(
-              KeptLimit(str(limit["name"]), str(limit["unit"]), float(limit["most"]), float(limit["cost"]))
-              for limit in entry.get("limits", ())))
+          {float(search["target_gbops"]): float(search["weight"]) for search in entry["searches"]})
       for entry in values["targets"])

@@ -18,6 +18,7 @@ import re
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import LayerCost
 from metamix_jax.method.costs import ACTIVATION_BYTES, BOPS, with_activation_bytes, with_table
+from metamix_jax.method.limits import Limit
 from metamix_jax.records.results import parse_results
 
 _COLUMNS = ("layer", "activation_bits")
@@ -53,8 +54,8 @@ def with_costs(
   return with_table(layers, name, unit, values, source)
 
 
-def check_costs(workdir: pathlib.Path, layers: Sequence[LayerCost]) -> None:
-  """Checks that the costs of a run's layers are those that it began with, which DIR/network.json has.
+def check_costs(workdir: pathlib.Path, layers: Sequence[LayerCost], limits: Sequence[Limit] = ()) -> None:
+  """Checks that the costs of a run's layers and limits are those that it began with, which DIR/network.json has.
 
   Raises:
     UserError: a table has other values than at the start, or the file is damaged.
@@ -62,14 +63,21 @@ def check_costs(workdir: pathlib.Path, layers: Sequence[LayerCost]) -> None:
   path = workdir / "network.json"
   if not path.exists():
     return
-  saved = parse_results(path, lambda: {
-      layer["name"]: layer.get("cost") for layer in json.loads(path.read_text(encoding="utf-8"))["layers"]})
-  for layer in layers:
-    here = None if layer.cost is None else json.loads(json.dumps(dataclasses.asdict(layer.cost)))
-    if layer.name in saved and saved[layer.name] != here:
-      raise UserError(
-          f"workdir {workdir} holds a run with other costs: those of layer {layer.name} were {saved[layer.name]} and "
-          f"are {here}; bring the earlier table of config.arch.cost back, or choose another workdir.")
+  saved = parse_results(path, lambda: [
+      {layer["name"]: layer.get("cost") for layer in table} for table in _tables(json.loads(path.read_text("utf-8")))])
+  here = (("config.arch.cost", layers), *(("config.arch.at_most", limit.layers) for limit in limits))
+  for (field, table), earlier in zip(here, saved, strict=False):  # Other limits are another config.
+    for layer in table:
+      cost = None if layer.cost is None else json.loads(json.dumps(dataclasses.asdict(layer.cost)))
+      if layer.name in earlier and earlier[layer.name] != cost:
+        raise UserError(
+            f"workdir {workdir} holds a run with other costs: those of layer {layer.name} were {earlier[layer.name]} "
+            f"and are {cost}; bring the earlier table of {field} back, or choose another workdir.")
+
+
+def _tables(network):
+  """Returns the layers of network.json, and those of each limit."""
+  return [network["layers"], *(limit["layers"] for limit in network.get("limits", ()))]
 
 
 def _parse(rows, source):

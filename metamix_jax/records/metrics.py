@@ -24,12 +24,14 @@ class TargetMetrics(NamedTuple):
     alpha: {layer name: [B]} after the step.
     loss: task loss of the mixtures in the step, without the penalty, in nats.
     gbops: GBOPs of the hard selection in the step, on one image.
+    multipliers: {limit: its multiplier after the step}, in nats; {} without further limits.
   """
 
   target_gbops: float
   alpha: Mapping[str, np.ndarray]
   loss: float
   gbops: float
+  multipliers: Mapping[str, float] = {}
 
 
 def loss_scalars(layers: Sequence[LayerCost], metrics: Mapping[str, np.ndarray]) -> Scalars:
@@ -77,7 +79,7 @@ def running_variance_scalars(batch_stats: Mapping[str, Any]) -> Scalars:
 
 
 def search_scalars(layers: Sequence[LayerCost], searches: Sequence[TargetMetrics]) -> Scalars:
-  """Returns "search/TARGET/...": loss in nats, GBOPs, mean entropy over the layers in nats, each probability (M5)."""
+  """Returns "search/TARGET/...": loss, GBOPs, mean entropy over the layers, multipliers, each probability (M5)."""
   scalars = {}
   for search in searches:
     prefix, entropies, probabilities = f"search/{format_target(search.target_gbops)}", [], {}
@@ -91,7 +93,9 @@ def search_scalars(layers: Sequence[LayerCost], searches: Sequence[TargetMetrics
         probabilities[f"{prefix}/probability/{layer.name}/{bits}"] = shortest(probability)
     scalars |= {
         f"{prefix}/loss": shortest(search.loss), f"{prefix}/gbops": shortest(search.gbops),
-        f"{prefix}/alpha_entropy": shortest(np.mean(entropies)), **probabilities}
+        f"{prefix}/alpha_entropy": shortest(np.mean(entropies)),
+        **{f"{prefix}/multiplier/{name}": shortest(value) for name, value in search.multipliers.items()},
+        **probabilities}
   return scalars
 
 

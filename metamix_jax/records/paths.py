@@ -10,7 +10,9 @@ from metamix_jax.config_file import flatten
 from metamix_jax.errors import UserError
 
 # The fields of a config that are paths of files or folders.
-PATH_FIELDS = ("arch.cost", "bits_from", "data.data_dir", "meta_state_from", "pretraining.weights", "teacher.weights")
+PATH_FIELDS = (
+    "arch.cost", "bits_from", "data.data_dir", "meta_state_from", "pretraining.weights",
+    "teacher.kept_targets", "teacher.weights")
 # Two letters or more: one is a drive. One slash is what pathlib leaves of two.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 

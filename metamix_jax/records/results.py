@@ -17,6 +17,7 @@ from metamix_jax.method.bops import (
     uniform_bits,
     uniform_widths,
 )
+from metamix_jax.records.kept_limits import KeptLimit
 from metamix_jax.records.names import format_target
 
 Result = TypeVar("Result")
@@ -43,6 +44,7 @@ class TargetResult:
     meta_state_top1: in percent, straight from the meta-state; None: not evaluated yet.
     stage_a_top1: in percent, after stage A of weight training (M14); None: not trained.
     final_top1: in percent, after stage B of weight training (M14); None: not trained.
+    limits: further limits on the selection, with the costs of its bits.
   """
 
   target_gbops: float
@@ -53,6 +55,7 @@ class TargetResult:
   meta_state_top1: float | None = None
   stage_a_top1: float | None = None
   final_top1: float | None = None
+  limits: tuple[KeptLimit, ...] = ()
 
   @property
   def all_bits(self) -> dict[str, int]:
@@ -87,9 +90,10 @@ class TargetResult:
         if bits != self.most_probable_bits[name]}
 
   def selection_to_json(self) -> dict[str, Any]:
-    """Returns the results of the bit selection alone: the target, the selected and the most probable bits."""
+    """Returns the results of the bit selection alone: the target, both assignments, and the limits if there are any."""
+    limits = {"limits": [dataclasses.asdict(limit) for limit in self.limits]} if self.limits else {}
     return {"target_gbops": self.target_gbops, "bits": dict(self.bits),
-            "most_probable_bits": dict(self.most_probable_bits)}
+            "most_probable_bits": dict(self.most_probable_bits)} | limits
 
   def to_json(self) -> dict[str, Any]:
     """Returns TARGET_FIGURES, the derived ones included, and both assignments."""
@@ -111,7 +115,8 @@ class TargetResult:
         raise ValueError(f"target {format_target(target)}, {key}: {error}") from error
     bits, most_probable_bits = assignments
     top1s = {name: _number_or_none(values, name) for name in ("meta_state_top1", *TOP1_OF_STAGE.values())}
-    return cls(target, tuple(layers), tolerance, bits, most_probable_bits, **top1s)
+    limits = tuple(map(KeptLimit.from_json, values.get("limits", ())))
+    return cls(target, tuple(layers), tolerance, bits, most_probable_bits, limits=limits, **top1s)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,8 +247,16 @@ def check_bits(layers: Sequence[LayerCost], bits: Mapping[str, Any]) -> dict[str
   return {name: bits[name] for name in searched}
 
 
-def parse_results(path: pathlib.Path, parse: Callable[..., Result], *arguments: Any) -> Result:
-  """Returns parse(*arguments), whose arguments come from the file `path` of a run.
+def parse_results(
+    path: pathlib.Path, parse: Callable[..., Result], *arguments: Any, beside: Sequence[pathlib.Path] = ()
+) -> Result:
+  """Returns parse(*arguments).
+
+  Args:
+    path: the file that the arguments come from.
+    parse: raises an exception where the content is wrong.
+    *arguments: of `parse`.
+    beside: files that it must fit, which may be the damaged ones.
 
   Raises:
     UserError: the content is damaged; the sentence names the file and the reason.
@@ -252,8 +265,8 @@ def parse_results(path: pathlib.Path, parse: Callable[..., Result], *arguments: 
     return parse(*arguments)
   except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
     reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0].rstrip(".")
-    raise UserError(
-        f"{path} cannot be read ({reason}); it is damaged, or another version of metamix_jax wrote it.") from error
+    raise UserError(f"{path} cannot be read ({reason}); {' or '.join(['it', *map(str, beside)])} is damaged, or "
+                    "another version of metamix_jax wrote it.") from error
 
 
 def _value(values, name):

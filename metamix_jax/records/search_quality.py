@@ -131,7 +131,8 @@ def read_search_quality(workdir: pathlib.Path, layers: Sequence[LayerCost]) -> S
   path = workdir / FILE
   if not path.exists():
     return None
-  return parse_results(path, lambda: _parse(json.loads(path.read_text(encoding="utf-8")), layers))
+  return parse_results(
+      path, lambda: _parse(json.loads(path.read_text(encoding="utf-8")), layers), beside=(workdir / "network.json",))
 
 
 def _parse(values, layers):

@@ -10,6 +10,7 @@ import ml_collections
 
 from metamix_jax.config_file import flatten
 from metamix_jax.method.bops import LayerCost, cost_name, cost_unit
+from metamix_jax.method.limits import Limit
 from metamix_jax.records.results import FULL_PRECISION_TOP1, BitSelection, UniformResult
 
 PACKAGES = ("metamix_jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections")
@@ -59,13 +60,25 @@ def version_of(package: str) -> str:
   return str(found or "unknown")
 
 
-def describe_network(config: ml_collections.ConfigDict, layers: Sequence[LayerCost]) -> dict:
-  """Returns the contents of DIR/network.json: static facts of the network, its layers in network order."""
-  return {
+def describe_network(
+    config: ml_collections.ConfigDict, layers: Sequence[LayerCost], limits: Sequence[Limit] = ()
+) -> dict:
+  """Returns the contents of DIR/network.json: static facts of the network, its layers in network order.
+
+  Args:
+    config: of the run.
+    layers: every quantised layer.
+    limits: on sums of further costs; "limits" has the layers' shares in them, if there are any.
+  """
+  described = {
       "network": config.network.name,
       "image_size": config.data.image_size,
       "layers": [_describe_layer(layer) for layer in layers],
   }
+  if limits:
+    described["limits"] = [
+        {"most": limit.most, "layers": [_describe_layer(layer) for layer in limit.layers]} for limit in limits]
+  return described
 
 
 def _describe_layer(layer):

@@ -24,10 +24,14 @@ CHANGEABLE = (
     "data.num_threads",  # Records keep their order, and their random numbers go with their places in it.
     "log_every_seconds",
     "metrics.alarm_records", "metrics.every_steps", "metrics.tensorboard",
+    "teacher.kept_gigabytes", "teacher.kept_targets",  # What is read is what would be computed, bit for bit.
 )
 
 # Fields that older runs do not have, with the values that they ran with.
-YOUNGER_FIELDS = {"arch.cost": "bops", "quantization.layer_bits": None}
+YOUNGER_FIELDS = {
+    "arch.at_most": None, "arch.cost": "bops", "arch.multiplier_learning_rate": 0.1, "data.repeat_epochs": None,
+    "quantization.layer_bits": None, "teacher.kept_classes": None, "teacher.kept_gigabytes": 10.0,
+    "teacher.kept_targets": None}
 
 
 @contextlib.contextmanager

@@ -105,7 +105,7 @@ def _selection_table(run):
   def layers_at(bits):
     return " / ".join(str(sum(value == width for value in bits)) for width in widths)
 
-  results = [("selected bits", result) for result in run.target_results]
+  results = [(", ".join(["selected bits", *map(str, result.limits)]), result) for result in run.target_results]
   results += [(f"bits {chosen.label}", chosen.result) for chosen in run.chosen_targets]
   for label, result in results:
     missed = "" if result.target_met else " (missed)"

@@ -152,8 +152,9 @@ def read(folder: pathlib.Path) -> SavedRun:
   run = SavedRun(
       folder, config, layers, records, results, _parse(summary, _object) if summary.exists() else None,
       read_search_quality(folder, layers), read_chosen_targets(folder, layers, config["arch.target_tolerance"]))
-  parse_results(folder / "checkpoints" / "bit_selection.json", lambda: run.activation_stability)
-  parse_results(folder / "checkpoints" / "meta_evaluation.json", lambda: run.uniform_results)
+  beside = (folder / "network.json", folder / "config.json")
+  parse_results(folder / "checkpoints" / "bit_selection.json", lambda: run.activation_stability, beside=beside)
+  parse_results(folder / "checkpoints" / "meta_evaluation.json", lambda: run.uniform_results, beside=beside)
   return run
 
 

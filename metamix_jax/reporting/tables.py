@@ -44,7 +44,8 @@ def format_curve(run: SavedRun) -> list[str]:
       for result in run.uniform_results]
   targets = [
       (result.gbops, format_target(result.target_gbops), result.average_activation_bits, result.meta_state_top1,
-       result.stage_a_top1, result.final_top1, "" if result.target_met else "  TARGET MISSED")
+       result.stage_a_top1, result.final_top1,
+       "".join(f"  {limit}" for limit in result.limits) + ("" if result.target_met else "  TARGET MISSED"))
       for result in run.target_results]
   chosen = [
       (result.gbops, format_target(result.target_gbops), result.average_activation_bits, result.meta_state_top1, None,
@@ -73,6 +74,7 @@ def _format_target(run):
   lines += [f"  all searched layers at {uniform.bits} bits {uniform.gbops:>12.6f}" for uniform in run.uniform_results]
   lines.append(f"  target                        {result.target_gbops:>12.6f}")
   lines.append(f"  selected                      {result.gbops:>12.6f}")
+  lines += [f"  further limit, of the selected bits: {limit}" for limit in result.limits]
   changed = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in result.changed.items())
   if changed:
     lines.append(f"  argmax alpha cost {result.most_probable_gbops:.6f}; settled at the target by {changed}")

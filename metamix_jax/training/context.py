@@ -24,6 +24,7 @@ from metamix_jax.nn.tracing import check_evaluation, check_training, trace_netwo
 from metamix_jax.records import names, paths, selected_bits
 from metamix_jax.records.alpha import check_saved_search
 from metamix_jax.records.cost_tables import with_costs
+from metamix_jax.records.limits import Limits, read_limits
 from metamix_jax.training import parallel
 from metamix_jax.training.alternation import Alternation, alternate
 from metamix_jax.training.optimizers import arch_optimizer, weight_optimizer
@@ -45,6 +46,7 @@ class TrainingContext:
     weight_optimizer: (learning rate or schedule) -> Optax transformation of weights and step sizes.
     arch_optimizer: (learning rate or schedule) -> Optax transformation of alpha.
     alternation: the steps on each batch of the search.
+    limits: on costs besides the target's, for the search and the selection.
   """
 
   config: ml_collections.ConfigDict
@@ -55,6 +57,7 @@ class TrainingContext:
   weight_optimizer: MakeOptimizer
   arch_optimizer: MakeOptimizer
   alternation: Alternation = alternate
+  limits: Limits = Limits()
 
   def place(self, batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
     """Moves batches [N, ...] to the devices of this process, [devices, N / devices, ...], a few ahead of their use."""
@@ -89,8 +92,10 @@ def prepare(config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ) -> Tr
     if len(config.data[name]) != channels:
       raise UserError(f"config.data.{name} is {config.data[name]}; the images have {channels} channels.")
   network, teacher = build_networks(config, source.num_classes, channels, quantizer)
+  limits = read_limits(network.layers, config.arch.at_most or (), "config.arch.at_most")
   for target in names.targets(config):
     config_rules.check_target(target, attainable_range(network.layers), cost_unit(network.layers))
+    limits.check(network.layers, target)
   _check_weights(config, network, teacher, source.image_shape)
   if config.bits_from is not None:
     selected_bits.read_selected_bits(config.bits_from, network.layers)
@@ -98,7 +103,7 @@ def prepare(config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ) -> Tr
     check_saved_search(pathlib.Path(config.meta_state_from), network.layers)
   return TrainingContext(
       config, source, network, teacher, parallel.make_programs(matmul_precision=config.matmul_precision),
-      make_weight_optimizer(config), make_arch_optimizer(config))
+      make_weight_optimizer(config), make_arch_optimizer(config), limits=limits)
 
 
 def make_weight_optimizer(config: ml_collections.ConfigDict) -> MakeOptimizer:

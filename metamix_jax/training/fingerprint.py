@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import hashlib
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,8 +23,13 @@ def fingerprint(meta: MetaState, bits: Mapping[str, int]) -> str:
 
 def digest_of_state(meta: MetaState) -> str:
   """Returns a hexadecimal SHA-256 of weights, step sizes and batch statistics."""
+  return digest_of_tree((meta.weights, meta.step_sizes, meta.batch_stats))
+
+
+def digest_of_tree(tree: Any) -> str:
+  """Returns a hexadecimal SHA-256 of a tree of arrays: of the places and the values of its leaves."""
   digest = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path((meta.weights, meta.step_sizes, meta.batch_stats)):
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     digest.update(jax.tree_util.keystr(path).encode())
     digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
   return digest.hexdigest()

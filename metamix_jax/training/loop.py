@@ -21,6 +21,7 @@ from metamix_jax.training import diagnosis
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.parallel import StepsInFlight
 from metamix_jax.training.recorder import Recorder
+from metamix_jax.training.targets import LabelTargets
 
 logger = logging.getLogger("metamix_jax")
 
@@ -63,7 +64,7 @@ class Saving:
 
 
 def train(
-    context: TrainingContext, phase: Phase, state: State, add_targets: Callable[[Batch], Batch],
+    context: TrainingContext, phase: Phase, state: State, targets: LabelTargets,
     step_function: Callable[[State, int, Batch], tuple[State, Metrics]], *,
     evaluate: Callable[[State], float] | None = None, saving: Saving | None = None, clock: Clock | None = None,
 ) -> tuple[State, dict[str, float] | None]:
@@ -76,7 +77,7 @@ def train(
     context: of the run.
     phase: name, section of the config and records of the phase.
     state: the state that the phase starts from; its buffers are donated, so do not use it again.
-    add_targets: adds the targets to a batch (M9).
+    targets: adds the targets to the batches (M9).
     step_function: (state, epoch of the phase, batch with targets) -> (state, scalar metrics).
     evaluate: state -> top-1 in percent, called every config.evaluate_every_epochs epochs; None: never.
     saving: where steps are saved and recorded; None: nowhere.
@@ -105,9 +106,9 @@ def train(
   progress = Progress(
       phase.name, num_steps, context.config.batch_size, context.config.log_every_seconds, clock, first_step)
   try:
-    for step, epoch, batch in _batches(context, phase, first_step, num_steps):
+    for step, epoch, batch in _batches(context, phase, first_step, num_steps, targets.read):
       step_began = clock.seconds
-      batch = clock.measure("targets", add_targets, batch) if devices_idle else add_targets(batch)
+      batch = clock.measure("targets", targets.add, batch) if devices_idle else targets.add(batch)
       state, metrics = step_function(state, epoch, batch)
       in_flight.add(metrics)
       compiled = metrics.keys() != metric_names
@@ -149,6 +150,7 @@ def train(
         raise Interrupted(f"stopped after step {step}/{num_steps} of {phase.name}")
   finally:
     progress.close()
+  targets.close()
   in_flight.wait()
   if checkpoints is None:
     return state, None
@@ -156,12 +158,16 @@ def train(
   return state, checkpoints.best
 
 
-def _batches(context, phase, first_step, num_steps) -> Iterator[tuple[int, int, Batch]]:
+def _batches(context, phase, first_step, num_steps, read_targets=None) -> Iterator[tuple[int, int, Batch]]:
   """Yields (step, epoch of the phase, batch on the devices) from the step after `first_step` on; steps count from 1."""
   step = first_step
   while step < num_steps:
     epoch, first_batch = divmod(step, context.data.steps_per_epoch)
-    for batch in context.place(context.data.train_epoch(_first_epoch(context, phase) + epoch, first_batch)):
+    epoch_of_run = _first_epoch(context, phase) + epoch
+    if context.config.data.repeat_epochs:
+      epoch_of_run %= context.config.data.repeat_epochs
+    batches = context.data.train_epoch(epoch_of_run, first_batch)
+    for batch in context.place(read_targets(batches, epoch_of_run, first_batch) if read_targets else batches):
       step += 1
       yield step, epoch, batch
 

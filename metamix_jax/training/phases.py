@@ -1,18 +1,22 @@
 """M12-M14: the training phases of a run, each a composition of steps from steps.py that loop.train repeats."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
+import pathlib
 
 import jax
 
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.records.clock import Clock
+from metamix_jax.records.kept_targets import TopTargets
 from metamix_jax.records.names import TRAINING_PHASES, targets
 from metamix_jax.training.context import TrainingContext, penalty_weights
 from metamix_jax.training.evaluation import evaluate
-from metamix_jax.training.loop import Batch, Phase, Saving, train
+from metamix_jax.training.loop import Phase, Saving, train
 from metamix_jax.training.optimizers import cosine_schedule
+from metamix_jax.training.search_limits import create_search_limits
 from metamix_jax.training.state import ArchState, MetaState, Teacher, create_arch_states, create_meta_state
+from metamix_jax.training.targets import KeptTeacherTargets, KeptTopTargets, LabelTargets, TeacherTargets
 
 Best = dict[str, float] | None
 
@@ -29,7 +33,8 @@ def create_architectures(context: TrainingContext) -> ArchState:
   return create_arch_states(
       context.network, context.arch_optimizer(_alpha_schedule(context)), seed=context.config.seed,
       initial_std=arch.initial_std, targets_gbops=targets(context.config),
-      penalty_weights=penalty_weights(context.config))
+      penalty_weights=penalty_weights(context.config),
+      limits=create_search_limits(context.network.layers, context.limits, arch.multiplier_learning_rate))
 
 
 def start_step_sizes(context: TrainingContext, meta: MetaState) -> MetaState:
@@ -177,11 +182,17 @@ def _train_at_precision(context, phase, meta, precision, teacher, saving, clock)
   return state["meta"], best
 
 
-def _targets_of(context: TrainingContext, teacher: Teacher | None) -> Callable[[Batch], Batch]:
-  """Returns a function that adds the targets (M9) to a batch: the teacher's probabilities, or else one-hot labels."""
+def _targets_of(context: TrainingContext, teacher: Teacher | None) -> LabelTargets:
+  """Returns what adds the targets (M9) to batches: the teacher's probabilities, kept or not, or else one-hot labels."""
   if teacher is None:
-    return lambda batch: context.programs.label_targets(context.data.num_classes, batch)
-  return lambda batch: context.programs.teacher_targets(teacher, batch)
+    return LabelTargets(context)
+  settings = context.config.teacher
+  if settings.kept_targets is None:
+    return TeacherTargets(context, teacher)
+  root, max_bytes = pathlib.Path(settings.kept_targets), settings.kept_gigabytes * 1e9
+  if settings.kept_classes is None:
+    return KeptTeacherTargets(context, teacher, root, max_bytes)
+  return KeptTopTargets(context, teacher, root, max_bytes, TopTargets(settings.kept_classes))
 
 
 def _cosine(context, section):

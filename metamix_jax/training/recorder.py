@@ -23,6 +23,7 @@ from metamix_jax.records.metrics import (
 from metamix_jax.records.metrics_file import MetricsFile
 from metamix_jax.records.names import format_target, targets
 from metamix_jax.training.context import TrainingContext
+from metamix_jax.training.search_limits import multipliers
 
 logger = logging.getLogger("metamix_jax")
 
@@ -92,7 +93,8 @@ class Recorder:
     fetched = jax.device_get({
         "metrics": dict(metrics), "rates": list(rates.values()), "costs": self._costs,
         "step_sizes": state["meta"].step_sizes, "batch_stats": state["meta"].batch_stats,
-        "alpha": state["arch"].alpha if "arch" in state else {}})
+        "alpha": state["arch"].alpha if "arch" in state else {},
+        "multipliers": multipliers(state["arch"].limits) if "arch" in state else {}})
     layers, seconds_per_step = self.context.network.layers, self._clock.seconds_per_step(self._recorded)
     self._recorded = self._clock.mark()
     scalars = loss_scalars(layers, fetched["metrics"])
@@ -102,7 +104,7 @@ class Recorder:
     step_sizes = named_step_sizes(layers, fetched["step_sizes"], self._bits)
     scalars |= step_size_scalars(step_sizes) | running_variance_scalars(fetched["batch_stats"])
     if "gbops" in fetched["metrics"]:
-      scalars |= search_scalars(layers, self._searches(fetched["alpha"], fetched["metrics"]))
+      scalars |= search_scalars(layers, self._searches(fetched))
     self._file.append(self._head(step) | {"wall_seconds": round(self._clock.seconds, 3)} | scalars)
     self._costs = {}
     alarms = [self._epochs.look_at(number, cost) for number, cost in sorted(fetched["costs"].items())]
@@ -121,9 +123,11 @@ class Recorder:
   def _head(self, step):
     return {"phase": self.phase, "step": step, "epoch": round(step / self.context.data.steps_per_epoch, 6)}
 
-  def _searches(self, alpha, metrics):
-    """Returns one TargetMetrics for each target, from alpha {layer name: [K, B]} and metrics [K]."""
+  def _searches(self, fetched):
+    """Returns one TargetMetrics for each target, from alpha {layer name: [K, B]}, multipliers and metrics [K]."""
+    metrics = fetched["metrics"]
     return [
-        TargetMetrics(target, {name: values[index] for name, values in alpha.items()}, metrics["search_loss"][index],
-                      metrics["gbops"][index])
+        TargetMetrics(
+            target, {name: values[index] for name, values in fetched["alpha"].items()}, metrics["search_loss"][index],
+            metrics["gbops"][index], {name: values[index] for name, values in fetched["multipliers"].items()})
         for index, target in enumerate(targets(self.context.config))]

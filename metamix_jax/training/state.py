@@ -16,6 +16,7 @@ from metamix_jax.method.bit_mixture import initial_alpha
 from metamix_jax.method.quantizers import keep_positive
 from metamix_jax.models.network import Network, Tree
 from metamix_jax.nn.layers import activation_step_sizes, weight_step_sizes
+from metamix_jax.training.search_limits import SearchLimits
 
 
 class MetaState(struct.PyTreeNode):
@@ -133,6 +134,7 @@ class ArchState(struct.PyTreeNode):
     penalty_weight: lambda of M11 in nats for one GBOP, float32 scalar.
     costs: {layer name: [B]} of every layer, float32, where the network has costs of its own; {} for BOPs. They are
       data, so another table runs in the same program; target and lambda are in their unit.
+    limits: further limits with their multipliers; {} for none.
   """
 
   step: Array
@@ -142,13 +144,16 @@ class ArchState(struct.PyTreeNode):
   target_gbops: Array
   penalty_weight: Array
   costs: dict[str, Array]
+  limits: SearchLimits
   optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
 
   def apply_gradients(self, gradients: Tree, loss: Array) -> "ArchState":
-    """Applies one optimiser update to alpha, or none if the loss or the gradients are not finite."""
+    """Applies one update to alpha and to the multipliers, or none if the loss or the gradients are not finite."""
     updates, optimizer_state = self.optimizer.update(gradients, self.optimizer_state, self.alpha)
     step, bad_step = _count_step(self, gradients, loss)
-    updated = self.replace(alpha=optax.apply_updates(self.alpha, updates), optimizer_state=optimizer_state)
+    updated = self.replace(
+        alpha=optax.apply_updates(self.alpha, updates), optimizer_state=optimizer_state,
+        limits={name: limit.after_step(self.alpha) for name, limit in self.limits.items()})
     return _if_finite(bad_step, updated, self).replace(step=step, bad_step=bad_step)
 
 
@@ -211,7 +216,7 @@ def create_meta_state(
 
 def create_arch_states(
     network: Network, optimizer: optax.GradientTransformation, *, seed: int, initial_std: float,
-    targets_gbops: Sequence[float], penalty_weights: Sequence[float],
+    targets_gbops: Sequence[float], penalty_weights: Sequence[float], limits: SearchLimits | None = None,
 ) -> ArchState:
   """Creates K architecture states, stacked on a leading axis [K]; each equals the state for its target alone.
 
@@ -222,6 +227,7 @@ def create_arch_states(
     initial_std: standard deviation of the start.
     targets_gbops: K targets in GBOPs of one image.
     penalty_weights: lambda of M11 for each target, in nats for one GBOP.
+    limits: further limits, at their start; None: no limits.
   """
   searched = network.searched_layers
   keys = jax.random.split(jax.random.key(seed), len(searched))
@@ -234,6 +240,6 @@ def create_arch_states(
       optimizer_state=optimizer.init(alpha), target_gbops=jnp.float32(target),
       penalty_weight=jnp.float32(penalty_weight),
       costs={layer.name: jnp.array(layer.cost.values, jnp.float32) for layer in network.layers if layer.cost},
-      optimizer=optimizer,
+      limits=limits or {}, optimizer=optimizer,
   ) for target, penalty_weight in zip(targets_gbops, penalty_weights, strict=True)]
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)

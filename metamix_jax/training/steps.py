@@ -15,6 +15,7 @@ from metamix_jax.method.losses import cost_penalty, soft_cross_entropy
 from metamix_jax.method.precision import FULL_PRECISION, mixed_precision, precision_at_width
 from metamix_jax.models.network import Network, Tree
 from metamix_jax.nn.batch_random import GENERATOR, batch_key
+from metamix_jax.training.search_limits import limits_penalty
 from metamix_jax.training.state import ArchState, MetaState, Teacher
 
 AXIS = "batch"
@@ -91,7 +92,8 @@ def bit_meta_step(meta: MetaState, batch: Batch) -> tuple[MetaState, Metrics]:
 def bit_search_step(arch: ArchState, meta: MetaState, batch: Batch) -> tuple[ArchState, Metrics]:
   """M11 [P]: updates alpha ALONE, once, for task loss of the mixtures + lambda * |GBOPs(alpha) - target|.
 
-  Batch statistics normalise this pass and are thrown away. The result has no meta-state, so none can change.
+  Batch statistics normalise this pass and are thrown away. The result has no meta-state, so none can change. Further
+  limits, if there are any, add their terms, and their multipliers take a step as well (search_limits.py).
 
   Args:
     arch: of one target.
@@ -112,6 +114,8 @@ def bit_search_step(arch: ArchState, meta: MetaState, batch: Batch) -> tuple[Arc
     task_loss = soft_cross_entropy(logits, batch["target"])
     cost = expected_cost(network, arch.costs, alpha)
     penalty = cost_penalty(cost, arch.target_gbops, arch.penalty_weight)
+    if arch.limits:
+      penalty += limits_penalty(arch.limits, alpha)
     return task_loss + penalty, {"task_loss": task_loss, "gbops": cost}
 
   (loss, metrics), gradients = jax.value_and_grad(objective, has_aux=True)(arch.alpha)

@@ -19,7 +19,6 @@ from metamix_jax.method.precision import assigned_precision
 from metamix_jax.method.selection import (
     alpha_for_target,
     most_probable_bits,
-    select_for_targets,
     select_within_target,
     weights_of_searches,
 )
@@ -81,12 +80,6 @@ def test_a_target_that_only_the_highest_bits_cost_is_reached():
   low, high = (gbops(layers, {"first": 8, "a": bits}) for bits in (3, 8))
   assert layer_gbops(layers[1], 8) - layer_gbops(layers[1], 3) > high - low
   assert select_within_target(layers, {"a": np.array([1.0, 0.0])}, high, 0.0) == {"a": 8}
-
-
-def test_each_target_has_its_row_of_alpha():
-  alpha = {name: np.stack([values, values[::-1]]) for name, values in ALPHA.items()}
-  assert select_for_targets(LAYERS, alpha, (240.0, 145.0), 0.2) == [
-      ({"a": 8, "b": 8, "c": 4}, {"a": 8, "b": 8, "c": 4}), ({"a": 3, "b": 3, "c": 4}, {"a": 3, "b": 3, "c": 4})]
 
 
 def test_the_lowest_bits_are_kept_where_they_are_most_probable_and_nothing_fills_the_target():

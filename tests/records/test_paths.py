@@ -52,7 +52,7 @@ def test_every_path_of_a_config_is_expanded(home):
   assert {name: expanded[name] for name in PATH_FIELDS} == {
       "arch.cost": f"{home}/arch.cost", "bits_from": f"{home}/bits_from", "data.data_dir": f"{home}/data.data_dir",
       "meta_state_from": f"{home}/meta_state_from", "pretraining.weights": f"{home}/pretraining.weights",
-      "teacher.weights": f"{home}/teacher.weights"}
+      "teacher.kept_targets": f"{home}/teacher.kept_targets", "teacher.weights": f"{home}/teacher.weights"}
   assert {name: value for name, value in expanded.items() if name not in PATH_FIELDS} == {
       name: value for name, value in flatten(config).items() if name not in PATH_FIELDS}
   assert config.data.data_dir == "~/data.data_dir"

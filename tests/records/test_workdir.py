@@ -22,7 +22,8 @@ from tests.helpers.interrupted_runs import StopAfter, parameters
 OTHER_VALUES = {
     "arch.train_targets": (0.0008,), "checkpoints.every_steps": 1, "checkpoints.max_to_keep": 1,
     "data.data_dir": "moved", "data.num_threads": 1,
-    "log_every_seconds": 0.01, "metrics.alarm_records": 1, "metrics.every_steps": 3, "metrics.tensorboard": False}
+    "log_every_seconds": 0.01, "metrics.alarm_records": 1, "metrics.every_steps": 3, "metrics.tensorboard": False,
+    "teacher.kept_gigabytes": 0.5, "teacher.kept_targets": "kept"}
 
 
 @pytest.fixture
@@ -48,7 +49,8 @@ def test_a_run_goes_on_with_other_settings_to_the_same_network(data_dir, tmp_pat
   assert json.loads(saved) == json.loads(json.dumps(flatten(config)))
   assert lines() == []
   shutil.copytree(data_dir, tmp_path / "moved")
-  config.update_from_flattened_dict(OTHER_VALUES | {"data.data_dir": str(tmp_path / "moved")})
+  config.update_from_flattened_dict(OTHER_VALUES | {
+      "data.data_dir": str(tmp_path / "moved"), "teacher.kept_targets": str(tmp_path / "kept")})
   summary = experiment.run(prepare(config), tmp_path / "run")
   for name in ("full_precision_top1", "targets", "uniform", "best", "activation_stability"):
     assert summary[name] == whole[name]

@@ -7,6 +7,7 @@ import pytest
 from metamix_jax.records import interruption
 from metamix_jax.records.metrics_file import MetricsFile
 from metamix_jax.training import context, loop, phases
+from metamix_jax.training.targets import LabelTargets
 from tests.helpers.configs import tiny_config
 
 
@@ -67,5 +68,5 @@ def test_no_step_moves_anything_to_the_host(data_dir, tmp_path, monkeypatch):
   with pytest.raises(Enough):
     loop.train(
         work, loop.Phase("bit_selection", "bit_selection"), {"meta": meta, "arch": phases.create_architectures(work)},
-        lambda batch: work.programs.label_targets(work.data.num_classes, batch), step, saving=saving)
+        LabelTargets(work), step, saving=saving)
   assert len(results) == 4 == work.data.steps_per_epoch - 1
