@@ -70,6 +70,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.quantization = ml_collections.ConfigDict()
   config.quantization.candidate_bits = (3, 4, 8)  # Activation bit-widths to choose from, ascending [C].
   config.quantization.weight_bits = 4  # Of all searched layers [P, C].
+  # Bit-widths of weights to choose from, ascending, for the same layers; weight_bits is one of them. None: no search.
+  config.quantization.candidate_weight_bits = placeholder(tuple)
   config.quantization.fixed_bits = 8  # Activations and weights of the first and the last layer [C].
   # Bits of single layers by patterns of their names, {"*/depthwise": (4, 8), "head": 8, "stem": None}: candidates; bits
   # of activations and weights; full precision. The most specific pattern decides (docs/layer-bits.md). None: no such.

@@ -81,6 +81,7 @@ RULES = {
     "network.name": NAME,
     "network.synchronized_batch_norm": BOOLEAN,
     "quantization.candidate_bits": BIT_WIDTHS,
+    "quantization.candidate_weight_bits": optional(BIT_WIDTHS),
     "quantization.weight_bits": BITS,
     "quantization.fixed_bits": BITS,
     "quantization.layer_bits": LAYER_BITS,
@@ -243,11 +244,23 @@ def _kept_classes_are_kept(config):
             "then be a folder, or kept_classes None.")
 
 
+def _weights_can_be_searched(config):
+  section, arch = config.quantization, config.arch
+  if section.candidate_weight_bits is None:
+    return None
+  if section.weight_bits not in section.candidate_weight_bits:
+    return (f"config.quantization.weight_bits is {section.weight_bits}; it must be one of "
+            f"config.quantization.candidate_weight_bits, {section.candidate_weight_bits}, for the uniform bit-widths.")
+  if arch.cost != "bops" or arch.at_most is not None:
+    return (f"config.arch.cost is {arch.cost!r} and config.arch.at_most is {arch.at_most!r}; with "
+            "config.quantization.candidate_weight_bits they must be 'bops' and None.")
+
+
 # Checks of fields that depend on each other: each returns a sentence, or None.
 CROSS_FIELD_CHECKS: tuple[Callable[[ml_collections.ConfigDict], str | None], ...] = (
     _bits_are_searched, _trained_targets_are_targets, _given_bits_fit, _one_penalty_weight,
     _weights_are_given_or_trained, _new_classifier_is_trained, _evaluation_crop_fits, _shift_stays_inside,
-    _teacher_has_weights, _kept_classes_are_kept)
+    _teacher_has_weights, _kept_classes_are_kept, _weights_can_be_searched)
 
 
 def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: int | None = None) -> None:

@@ -215,8 +215,7 @@ def train_target(
   """
   for stage, field in TOP1_OF_STAGE.items():
     name = name_for_target(stage, target.target_gbops, targets(context.config))
-    if stage == "stage_b":
-      meta = meta.with_weight_step_sizes()
+    meta = meta.with_weight_step_sizes() if stage == "stage_b" else meta.without_weight_step_sizes()
     meta, results = run_phases.run(
         name, context.replicate(meta),
         functools.partial(_train_weights, context, stage, name, field, target.bits, teacher, run_phases.saving))

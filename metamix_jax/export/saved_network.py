@@ -81,6 +81,10 @@ def read(workdir: pathlib.Path, target: float | None = None) -> SavedNetwork:
       raise UserError(
           f"layer {layer.name} of the run in {workdir} is in full precision (config.quantization.layer_bits), which "
           "cannot be exported; allowed are networks whose layers are all quantised.")
+    if layer.candidate_weight_bits:
+      raise UserError(
+          f"the run in {workdir} searched bits of weights (config.quantization.candidate_weight_bits), which cannot be "
+          "exported yet; allowed are runs that searched those of activations alone.")
   selection = parse_results(
       checkpoints / "bit_selection.json", lambda: BitSelection.from_json(
           json.loads((checkpoints / "bit_selection.json").read_text()), network.layers, config.arch.target_tolerance))

@@ -2,7 +2,8 @@
 
 XLA may fuse a product with the sum behind it into one rounding, turn a division by a constant into a product with its
 reciprocal, and put two constants together. None of these can happen to a constant that depends on the data, so every
-constant passes through `_opaque`, and every product is divided by such a 1.
+constant passes through `_opaque`, and every product is divided by such a 1. It also makes one division of two in a row;
+`_divide` prevents that.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from metamix_jax.nn.convolution import NATIVE, SHIFTED, Window, convolve
 
 # Sums of codes that float32 does not hold are made of two: codes // 16 and codes % 16.
 DIGIT = 16
+LARGEST = np.finfo(np.float32).max
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -95,7 +97,8 @@ def _multiply(a, b):
 
 
 def _divide(a, b):
-  return a / _opaque(b, a)
+  """Returns a / b, clamped to float32's finite numbers: that keeps XLA from making a / (b * c) of (a / b) / c."""
+  return jnp.clip(a / _opaque(b, a), -LARGEST, LARGEST)
 
 
 def _scale(sums: Array, node: Node, arrays, offset) -> Array:

@@ -38,6 +38,8 @@ class LayerCost:
     kind: "conv", "depthwise" or "dense"; "other" for a user's own layer class.
     input_range: range of the values that the layer reads (M3): "unsigned", "signed" or "hard_swish".
     weight_elements: number of elements of the kernel; None: not known, in files of older runs.
+    candidate_weight_bits: candidate bit-widths of the kernel, ascending; (): it is not searched. Its choice has the
+      name `kernel_name`.
     cost: what the layer costs; None: BOPs. Networks that differ in their costs alone are equal, and share their
       programs: the search reads the costs as data (training.state.ArchState).
   """
@@ -51,6 +53,12 @@ class LayerCost:
   input_range: str
   weight_elements: int | None = dataclasses.field(default=None, compare=False)
   cost: CostTable | None = dataclasses.field(default=None, compare=False)
+  candidate_weight_bits: tuple[int, ...] = ()
+
+  @property
+  def kernel_name(self) -> str:
+    """Returns the name of the kernel's bits beside those of the layer's input, which have the name of the layer."""
+    return f"{self.name}/kernel"
 
   @property
   def searched(self) -> bool:
@@ -74,15 +82,17 @@ class LayerCost:
 
 
 @overload
-def layer_gbops(layer: LayerCost, activation_bits: float) -> float: ...
+def layer_gbops(layer: LayerCost, activation_bits: float, weight_bits: float | None = None) -> float: ...
 @overload
-def layer_gbops(layer: LayerCost, activation_bits: jax.Array) -> jax.Array: ...
-def layer_gbops(layer, activation_bits):
+def layer_gbops(
+    layer: LayerCost, activation_bits: jax.Array, weight_bits: jax.Array | float | None = None) -> jax.Array: ...
+def layer_gbops(layer, activation_bits, weight_bits=None):
   """Returns the cost of one layer on one image; no other function defines it.
 
   Args:
     layer: static facts of the layer.
     activation_bits: bits of its input: a number, or for BOPs a scalar array for a gradient.
+    weight_bits: bits of its kernel, likewise; None: layer.weight_bits. A cost of its own does not depend on them.
 
   Returns:
     GBOPs, the layer's term of M8: a float, or a scalar float32 array if the bits are an array. If the layer has a cost
@@ -93,7 +103,7 @@ def layer_gbops(layer, activation_bits):
   """
   if layer.cost is not None:
     return layer.cost.values[layer.candidate_of(activation_bits)]
-  return activation_bits * (layer.macs * layer.weight_bits / 1e9)
+  return activation_bits * (layer.macs * (layer.weight_bits if weight_bits is None else weight_bits) / 1e9)
 
 
 @overload
@@ -107,12 +117,20 @@ def gbops(layers, activation_bits):
 
   Args:
     layers: every quantised layer, searched or not.
-    activation_bits: bits by layer name: numbers, or scalar arrays for a gradient.
+    activation_bits: bits by layer name: numbers, or scalar arrays for a gradient; and the bits of kernels by their
+      name where they are searched.
 
   Returns:
     A float, or a scalar float32 array if the bits are arrays.
   """
-  return sum(layer_gbops(layer, activation_bits[layer.name]) for layer in layers)
+  return sum(
+      layer_gbops(layer, activation_bits[layer.name], activation_bits.get(layer.kernel_name)) for layer in layers)
+
+
+def choices(layers: Sequence[LayerCost]) -> dict[str, tuple[int, ...]]:
+  """Returns everything that a search chooses, {name: candidate bits}: the inputs of layers, then kernels."""
+  return {layer.name: layer.candidate_bits for layer in layers if layer.searched} | {
+      layer.kernel_name: layer.candidate_weight_bits for layer in layers if layer.candidate_weight_bits}
 
 
 def candidate_widths(layers: Sequence[LayerCost]) -> tuple[int, ...]:
@@ -142,18 +160,29 @@ def lowest_bits(layers: Sequence[LayerCost]) -> dict[str, int]:
 
 
 def complete_bits(layers: Sequence[LayerCost], searched_bits: Mapping[str, int]) -> dict[str, int]:
-  """Returns the bits of every quantised layer, in network order, from the bits of the searched ones."""
-  return {layer.name: searched_bits[layer.name] if layer.searched else layer.candidate_bits[0] for layer in layers}
+  """Returns the bits of every quantised layer, in network order, and of searched kernels, from the searched ones.
+
+  Args:
+    layers: every quantised layer.
+    searched_bits: of each searched layer; a searched kernel that is left out has layer.weight_bits.
+  """
+  return {
+      layer.name: searched_bits[layer.name] if layer.searched else layer.candidate_bits[0] for layer in layers
+  } | {
+      layer.kernel_name: searched_bits.get(layer.kernel_name, layer.weight_bits)
+      for layer in layers if layer.candidate_weight_bits}
 
 
 def cheapest_bits(layers: Sequence[LayerCost]) -> dict[str, int]:
   """Returns the candidate of every quantised layer that costs least, by name; of equal costs the lowest."""
-  return {layer.name: min(layer.candidate_bits, key=lambda bits: layer_gbops(layer, bits)) for layer in layers}
+  return {layer.name: min(layer.candidate_bits, key=lambda bits: layer_gbops(layer, bits)) for layer in layers} | {
+      layer.kernel_name: layer.candidate_weight_bits[0] for layer in layers if layer.candidate_weight_bits}
 
 
 def attainable_range(layers: Sequence[LayerCost]) -> tuple[float, float]:
   """Returns the lowest and the highest cost that the candidate bit-widths allow, in GBOPs or the unit of the costs."""
-  dearest = {layer.name: max(layer.candidate_bits, key=lambda bits: layer_gbops(layer, bits)) for layer in layers}
+  dearest = {layer.name: max(layer.candidate_bits, key=lambda bits: layer_gbops(layer, bits)) for layer in layers} | {
+      layer.kernel_name: layer.candidate_weight_bits[-1] for layer in layers if layer.candidate_weight_bits}
   return gbops(layers, cheapest_bits(layers)), gbops(layers, dearest)
 
 

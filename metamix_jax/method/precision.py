@@ -35,12 +35,16 @@ def bits_at_width(layers: Sequence[LayerCost], width: int) -> dict[str, int]:
   }
 
 
-def precision_at_width(layers: Sequence[LayerCost], width_index: Array) -> dict:
+def precision_at_width(layers: Sequence[LayerCost], width_index: Array, turn: Array | int = 0) -> dict:
   """Puts every searched layer at its `bits_at_width`; for layers of one candidate set this is `uniform_precision`.
+
+  Searched kernels take the candidate with the index width_index + turn, around the end of their candidates [A]. Over as
+  many turns as there are candidates, every pair of an input's and a kernel's bit-width has its turn once.
 
   Args:
     layers: every quantised layer.
     width_index: index into `candidate_widths`, an int32 scalar, or a tracer in a scan.
+    turn: number of the step, int32 scalar; used only where kernels are searched.
   """
   bits = [bits_at_width(layers, width) for width in candidate_widths(layers)]
   candidates: dict[str, int | Array] = {}
@@ -52,7 +56,9 @@ def precision_at_width(layers: Sequence[LayerCost], width_index: Array) -> dict:
       candidates[layer.name] = width_index
     else:
       candidates[layer.name] = jnp.array(indices, jnp.int32)[width_index]
-  return _candidate_tree(candidates)
+  return _candidate_tree(candidates, {
+      layer.name: (width_index + turn) % len(layer.candidate_weight_bits)
+      for layer in layers if layer.candidate_weight_bits})
 
 
 def assigned_precision(layers: Sequence[LayerCost], bits: Mapping[str, int]) -> dict:
@@ -60,27 +66,36 @@ def assigned_precision(layers: Sequence[LayerCost], bits: Mapping[str, int]) -> 
 
   Args:
     layers: every quantised layer.
-    bits: bits by layer name; layers that are not searched are ignored.
+    bits: bits by layer name; layers that are not searched are ignored. A searched kernel has bits under its own name,
+      or layer.weight_bits.
 
   Raises:
     ValueError: a layer does not have this candidate.
   """
   return _candidate_tree({
       layer.name: layer.candidate_of(bits[layer.name]) if layer.searched else 0 for layer in layers
-      if layer.quantized})
+      if layer.quantized
+  }, {
+      layer.name: layer.candidate_weight_bits.index(bits.get(layer.kernel_name, layer.weight_bits))
+      for layer in layers if layer.candidate_weight_bits})
 
 
 def mixed_precision(layers: Sequence[LayerCost], alpha: Mapping[str, Array]) -> dict:
-  """Lets every searched layer mix its candidates with the probabilities of its alpha [B] (M5, M6)."""
+  """Lets every searched layer, and every searched kernel, mix its candidates as its alpha [B] says (M5, M6)."""
   return traverse_util.unflatten_dict({
       (*layer.name.split("/"), "probabilities"): bit_probabilities(alpha[layer.name])
       for layer in layers if layer.searched
+  } | {
+      (*layer.name.split("/"), "kernel_probabilities"): bit_probabilities(alpha[layer.kernel_name])
+      for layer in layers if layer.candidate_weight_bits
   } | {
       (*layer.name.split("/"), "candidate"): jnp.zeros((), jnp.int32)
       for layer in layers if not layer.searched and layer.quantized
   })
 
 
-def _candidate_tree(candidates: Mapping[str, int | Array]) -> dict:
+def _candidate_tree(candidates: Mapping[str, int | Array], of_kernels: Mapping[str, int | Array] | None = None) -> dict:
   return traverse_util.unflatten_dict({
-      (*name.split("/"), "candidate"): jnp.asarray(candidate, jnp.int32) for name, candidate in candidates.items()})
+      (*name.split("/"), leaf): jnp.asarray(candidate, jnp.int32)
+      for leaf, indices in (("candidate", candidates), ("kernel_candidate", of_kernels or {}))
+      for name, candidate in indices.items()})

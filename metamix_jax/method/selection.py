@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from metamix_jax.method.bops import LayerCost, cheapest_bits, complete_bits, cost_unit, gbops, layer_gbops
+from metamix_jax.method.bops import LayerCost, cheapest_bits, choices, complete_bits, cost_unit, gbops, layer_gbops
+from metamix_jax.method.pairs import bits_of_pairs, pair_layers, pair_values
 
 # Number of grid steps between the cost of the cheapest assignment and the target. Each layer's cost is rounded up to
 # the grid, so the result may leave up to (number of layers / COST_GRID) of that range unused.
@@ -18,10 +19,9 @@ def most_probable_bits(layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarr
 
   Args:
     layers: every quantised layer.
-    alpha: {layer name: [B]} of the searched layers.
+    alpha: {layer name: [B]} of the searched layers, and of the searched kernels by their names.
   """
-  return {
-      layer.name: layer.candidate_bits[int(np.argmax(alpha[layer.name]))] for layer in layers if layer.searched}
+  return {name: bits[int(np.argmax(alpha[name]))] for name, bits in choices(layers).items()}
 
 
 def weights_of_searches(searched_targets: Iterable[float], target_gbops: float) -> dict[float, float]:
@@ -78,20 +78,23 @@ def select_within_target(
   The straight-through penalty leaves the cost swinging around the target. This function maximises the product of the
   layers' probabilities (M5) subject to (1 - tolerance) * target <= GBOPs <= target: a knapsack problem with one choice
   for each layer. If argmax alpha (M13) satisfies both bounds, it is returned unchanged. If no assignment satisfies
-  both, the lower bound is dropped.
+  both, the lower bound is dropped. Where kernels are searched too, the choice for a layer is a pair of bit-widths.
 
   Args:
     layers: every quantised layer.
-    alpha: {layer name: [B]} of the searched layers.
+    alpha: {layer name: [B]} of the searched layers, and of the searched kernels by their names.
     target_gbops: target in GBOPs of one image.
     tolerance: fraction of the target that may stay unused, from 0 to below 1.
 
   Returns:
-    Bits by name of the searched layer, in network order.
+    Bits by name of the searched layer, in network order, and then of the searched kernels.
 
   Raises:
     ValueError: the cheapest bits cost more than the target.
   """
+  if any(layer.candidate_weight_bits for layer in layers):
+    pairs = select_within_target(pair_layers(layers), pair_values(layers, alpha), target_gbops, tolerance)
+    return bits_of_pairs(layers, pairs)
   most_probable = most_probable_bits(layers, alpha)
   least_gbops = (1 - tolerance) * target_gbops
   if least_gbops <= gbops(layers, complete_bits(layers, most_probable)) <= target_gbops:

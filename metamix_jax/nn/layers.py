@@ -6,8 +6,11 @@ What a layer does is decided by the variables it is given, never by a flag:
   params        kernel, bias            as in flax.linen
   step_sizes    activation      [B]     one step size for each candidate bit-width (M4)
   step_sizes    weight          [C]     present: the kernel is quantised (stage B of M14)
+  step_sizes    weight          [W, C]  likewise, one row for each candidate where the bits of kernels are searched
   precision     candidate       []      int32: the input is quantised with this candidate (M1)
   precision     probabilities   [B]     the input becomes the mixture of all candidates (M6)
+  precision     kernel_candidate      []   int32: the kernel is quantised with this candidate
+  precision     kernel_probabilities  [W]  the kernel becomes the mixture of all candidates
   calibration   mean_magnitude  []      written when the collection is mutable: mean|x| (M4)
   calibration   minimum         []      written with it: the lowest value of x
 
@@ -89,12 +92,29 @@ class QuantLayer(nn.Module):
     return (quantized - shift).astype(x.dtype)
 
   def quantize_kernel(self, kernel: Array) -> Array:
-    """The kernel [..., C], on the grid of its output channels where it has weight step sizes (M1)."""
+    """The kernel [..., C], on the grid of its output channels where it has weight step sizes (M1).
+
+    Where the bits of kernels are searched, it is one of the candidates, or the mixture that M6 has for inputs [A].
+    """
     if not self.has_variable("step_sizes", "weight"):
       return kernel
-    codes = code_range(self._scheme_here().weight_bits, "signed")
-    scale = step_size_gradient_scale(kernel.size, codes.highest)
-    return self.scheme.quantizer.fake_quantize(kernel, self.get_variable("step_sizes", "weight"), codes, scale)
+    scheme, step_sizes = self._scheme_here(), self.get_variable("step_sizes", "weight")
+    codes = code_range(scheme.candidate_weight_bits or scheme.weight_bits, "signed")
+    scales = step_size_gradient_scale(kernel.size, codes.highest)
+    if not scheme.candidate_weight_bits:
+      return self.scheme.quantizer.fake_quantize(kernel, step_sizes, codes, scales)
+
+    def at(candidate):
+      chosen = CodeRange(codes.lowest[candidate], codes.highest[candidate])
+      return self.scheme.quantizer.fake_quantize(kernel, step_sizes[candidate], chosen, scales[candidate])
+
+    if self.has_variable("precision", "kernel_candidate"):
+      return at(self.get_variable("precision", "kernel_candidate"))
+    if not self.has_variable("precision", "kernel_probabilities"):
+      return kernel
+    probabilities = self.get_variable("precision", "kernel_probabilities")
+    return jnp.sum(jnp.stack([
+        probabilities[candidate] * at(candidate) for candidate in range(len(scheme.candidate_weight_bits))]), axis=0)
 
   @nn.nowrap
   def _scheme_here(self) -> QuantizationScheme:
@@ -194,7 +214,8 @@ def activation_step_sizes(mean_magnitude: Array, candidate_bits: Sequence[int], 
   return jnp.maximum(start, lowest_initial_step_size(mean_magnitude, jnp.array(candidate_bits), input_range))
 
 
-def weight_step_sizes(kernel: Array, weight_bits: int) -> Array:
-  """Starting step sizes [out_channels] of a kernel [..., out_channels] (M4)."""
+def weight_step_sizes(kernel: Array, weight_bits: int | Sequence[int]) -> Array:
+  """Starting step sizes of a kernel [..., out_channels] (M4): [out_channels], or [W, out_channels] of W bit-widths."""
   mean_magnitude = jnp.mean(jnp.abs(kernel), axis=tuple(range(kernel.ndim - 1)))
-  return initial_step_size(mean_magnitude, code_range(weight_bits, "signed").highest)
+  levels = code_range(weight_bits, "signed").highest
+  return initial_step_size(mean_magnitude, levels[:, None] if levels.ndim else levels)

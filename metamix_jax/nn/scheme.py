@@ -49,11 +49,12 @@ class QuantizationScheme:
 
   Attributes:
     candidate_bits: candidate activation bit-widths B, ascending; a layer with one candidate is not searched.
-    weight_bits: bit-width of the kernel when it is quantised.
+    weight_bits: bit-width of the kernel when it is quantised, if that is not searched.
     fixed_bits: activation and weight bits of layers that are not searched (first and last) [C].
     placement: how the layers run on devices.
     quantizer: the functions that quantise.
     layer_bits: bits of single layers, which go before all others.
+    candidate_weight_bits: candidate bit-widths of the kernels of searched layers, ascending; (): they are not searched.
   """
 
   candidate_bits: tuple[int, ...]
@@ -62,6 +63,7 @@ class QuantizationScheme:
   placement: Placement = Placement()
   quantizer: Quantizer = LSQ
   layer_bits: LayerBits = ()
+  candidate_weight_bits: tuple[int, ...] = ()
 
   def of_layer(self, name: str) -> "QuantizationScheme":
     """The scheme of one layer, with what `layer_bits` says about it.
@@ -80,14 +82,16 @@ class QuantizationScheme:
       return here
     bits = dict(self.layer_bits)[pattern]
     if isinstance(bits, tuple):
-      return dataclasses.replace(here, candidate_bits=bits)
+      return dataclasses.replace(
+          here, candidate_bits=bits, candidate_weight_bits=self.candidate_weight_bits if len(bits) > 1 else ())
     bits = FULL_PRECISION_BITS if bits is None else bits
-    return dataclasses.replace(here, candidate_bits=(bits,), weight_bits=bits)
+    return dataclasses.replace(here, candidate_bits=(bits,), weight_bits=bits, candidate_weight_bits=())
 
   @property
   def fixed(self) -> "QuantizationScheme":
     """The scheme of a layer that is not searched: `fixed_bits` for its activations and its weights."""
-    return dataclasses.replace(self, candidate_bits=(self.fixed_bits,), weight_bits=self.fixed_bits)
+    return dataclasses.replace(
+        self, candidate_bits=(self.fixed_bits,), weight_bits=self.fixed_bits, candidate_weight_bits=())
 
   def batch_norm(self, momentum: float, epsilon: float, name: str | None = None) -> BatchNorm:
     """Makes a batch norm that runs on devices as `placement` says; every network makes its batch norms here.

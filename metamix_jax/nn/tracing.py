@@ -185,7 +185,9 @@ def _cost(layer: QuantLayer, path: str, x: Array, y: Array) -> LayerCost:
   else:
     kind = "dense" if isinstance(layer, QuantDense) else "other"
   scheme = layer.scheme.of_layer(path)
-  return LayerCost(path, macs, math.prod(x.shape), scheme.candidate_bits, scheme.weight_bits, kind, layer.input_range)
+  return LayerCost(
+      path, macs, math.prod(x.shape), scheme.candidate_bits, scheme.weight_bits, kind, layer.input_range,
+      candidate_weight_bits=scheme.candidate_weight_bits)
 
 
 def _check_logits(network, logits):

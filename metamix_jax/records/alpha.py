@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import LayerCost
+from metamix_jax.method.bops import LayerCost, choices
 from metamix_jax.records.results import parse_results
 
 # Of a run's folder: the results of the bit selection.
 BIT_SELECTION = pathlib.PurePath("checkpoints", "bit_selection.json")
 # What the step sizes and the alpha of a layer depend on; a cost or another image size changes neither.
 LAYER_FACTS = ("name", "candidate_bits", "input_range")
+WEIGHTS = "candidate_weight_bits"  # Only of layers whose kernels are searched.
 
 
 def with_alpha(results: Mapping[str, Any], alpha: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -65,8 +66,11 @@ def check_saved_search(workdir: pathlib.Path, layers: Sequence[LayerCost]) -> No
         f"{workdir} has no {BIT_SELECTION}; allowed is the folder of a run whose bit selection is finished.")
   path = workdir / "network.json"
   saved = parse_results(path, lambda: [
-      tuple(layer[fact] for fact in LAYER_FACTS) for layer in json.loads(path.read_text(encoding="utf-8"))["layers"]])
-  here = [(layer.name, list(layer.candidate_bits), layer.input_range) for layer in layers]
+      (*(layer[fact] for fact in LAYER_FACTS), layer.get(WEIGHTS, []))
+      for layer in json.loads(path.read_text(encoding="utf-8"))["layers"]])
+  here = [
+      (layer.name, list(layer.candidate_bits), layer.input_range, list(layer.candidate_weight_bits))
+      for layer in layers]
   for there, layer in zip(saved, here, strict=False):
     if there != layer:
       raise UserError(
@@ -77,7 +81,8 @@ def check_saved_search(workdir: pathlib.Path, layers: Sequence[LayerCost]) -> No
 
 
 def _words(facts):
-  return f"candidates {', '.join(map(str, facts[1]))}, input {facts[2]}"
+  kernels = f", kernels {', '.join(map(str, facts[3]))}" if facts[3] else ""
+  return f"candidates {', '.join(map(str, facts[1]))}, input {facts[2]}{kernels}"
 
 
 def _parse(path, layers):
@@ -91,14 +96,14 @@ def _parse(path, layers):
 
 
 def _of_layers(alpha, layers):
-  searched = {layer.name: layer for layer in layers if layer.searched}
+  searched = choices(layers)
   if set(alpha) != set(searched):
     odd = min(set(alpha) ^ set(searched))
     raise ValueError(f"layer {odd!r} is {'unknown' if odd in alpha else 'missing'} in its alpha")
   arrays = {name: np.asarray(alpha[name], np.float32) for name in searched}
-  for name, layer in searched.items():
-    if arrays[name].shape != (len(layer.candidate_bits),) or not np.isfinite(arrays[name]).all():
+  for name, candidates in searched.items():
+    if arrays[name].shape != (len(candidates),) or not np.isfinite(arrays[name]).all():
       raise ValueError(
-          f"alpha of layer {name!r} is {alpha[name]!r}; it must be {len(layer.candidate_bits)} numbers, for the "
-          f"candidates {layer.candidate_bits}")
+          f"alpha of layer {name!r} is {alpha[name]!r}; it must be {len(candidates)} numbers, for the candidates "
+          f"{candidates}")
   return arrays

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from flax import traverse_util
 import numpy as np
 
-from metamix_jax.method.bops import LayerCost, candidate_widths
+from metamix_jax.method.bops import LayerCost, candidate_widths, choices
 from metamix_jax.method.selection import log_probabilities
 from metamix_jax.records.names import format_target
 
@@ -53,6 +53,8 @@ def named_step_sizes(
 ) -> dict[str, np.ndarray]:
   """Returns the step sizes in use: "step_size/LAYER/BITS", scalar, and "weight_step_size/LAYER", [channels].
 
+  Where kernels are searched it is "weight_step_size/LAYER/BITS" for each candidate.
+
   Args:
     layers: every quantised layer.
     step_sizes: the collection; {} in full precision.
@@ -65,8 +67,13 @@ def named_step_sizes(
       if in_use and f"{layer.name}/activation" in leaves:
         values[f"step_size/{layer.name}/{width}"] = leaves[f"{layer.name}/activation"][candidate]
   for layer in layers:
-    if f"{layer.name}/weight" in leaves:
+    if f"{layer.name}/weight" not in leaves:
+      continue
+    if not layer.candidate_weight_bits:
       values[f"weight_step_size/{layer.name}"] = leaves[f"{layer.name}/weight"]
+    for candidate, width in enumerate(layer.candidate_weight_bits):
+      if bits is None or bits[layer.kernel_name] == width:
+        values[f"weight_step_size/{layer.name}/{width}"] = leaves[f"{layer.name}/weight"][candidate]
   return values
 
 
@@ -83,14 +90,12 @@ def search_scalars(layers: Sequence[LayerCost], searches: Sequence[TargetMetrics
   scalars = {}
   for search in searches:
     prefix, entropies, probabilities = f"search/{format_target(search.target_gbops)}", [], {}
-    for layer in layers:
-      if not layer.searched:
-        continue
-      logarithms = log_probabilities(search.alpha[layer.name])
+    for name, candidates in choices(layers).items():
+      logarithms = log_probabilities(search.alpha[name])
       pi = np.exp(logarithms)
       entropies.append(-np.sum(pi * logarithms))
-      for bits, probability in zip(layer.candidate_bits, pi, strict=True):
-        probabilities[f"{prefix}/probability/{layer.name}/{bits}"] = shortest(probability)
+      for bits, probability in zip(candidates, pi, strict=True):
+        probabilities[f"{prefix}/probability/{name}/{bits}"] = shortest(probability)
     scalars |= {
         f"{prefix}/loss": shortest(search.loss), f"{prefix}/gbops": shortest(search.gbops),
         f"{prefix}/alpha_entropy": shortest(np.mean(entropies)),

@@ -12,6 +12,7 @@ from metamix_jax.errors import UserError
 from metamix_jax.method.bops import (
     LayerCost,
     average_activation_bits,
+    choices,
     complete_bits,
     gbops,
     uniform_bits,
@@ -236,14 +237,14 @@ def check_bits(layers: Sequence[LayerCost], bits: Mapping[str, Any]) -> dict[str
   Raises:
     ValueError: a searched layer is missing, a name is unknown, or bits are not among the layer's candidates.
   """
-  searched = {layer.name: layer for layer in layers if layer.searched}
+  searched = choices(layers)
   if set(bits) != set(searched):
     odd = min(set(bits) ^ set(searched), key=str)  # A file may hold names that are not strings.
     raise ValueError(
         f"layer {odd!r} is {'unknown' if odd in bits else 'missing'}; it must name the {len(searched)} searched layers")
-  for name, layer in searched.items():
-    if type(bits[name]) is not int or bits[name] not in layer.candidate_bits:
-      raise ValueError(f"it gives layer {name!r} {bits[name]!r} bits; allowed are {layer.candidate_bits}")
+  for name, candidates in searched.items():
+    if type(bits[name]) is not int or bits[name] not in candidates:
+      raise ValueError(f"it gives layer {name!r} {bits[name]!r} bits; allowed are {candidates}")
   return {name: bits[name] for name in searched}
 
 

@@ -82,6 +82,6 @@ def describe_network(
 
 
 def _describe_layer(layer):
-  """Returns the fields of a layer; it has a "cost" only where that is not BOPs."""
+  """Returns the fields of a layer; a "cost" only where that is not BOPs, candidates of weights where there are some."""
   fields = dataclasses.asdict(layer) | {"searched": layer.searched}
-  return fields if layer.cost else {name: value for name, value in fields.items() if name != "cost"}
+  return {name: value for name, value in fields.items() if value or name not in ("cost", "candidate_weight_bits")}

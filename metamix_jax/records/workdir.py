@@ -30,6 +30,7 @@ CHANGEABLE = (
 # Fields that older runs do not have, with the values that they ran with.
 YOUNGER_FIELDS = {
     "arch.at_most": None, "arch.cost": "bops", "arch.multiplier_learning_rate": 0.1, "data.repeat_epochs": None,
+    "quantization.candidate_weight_bits": None,
     "quantization.layer_bits": None, "teacher.kept_classes": None, "teacher.kept_gigabytes": 10.0,
     "teacher.kept_targets": None}
 

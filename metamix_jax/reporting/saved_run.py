@@ -190,11 +190,13 @@ def _results(text):
 def _layers(text):
   layers = []
   for entry in _object(text)["layers"]:
-    values = {field.name: entry[field.name] for field in dataclasses.fields(LayerCost) if field.compare}
+    values = {field.name: entry[field.name] for field in dataclasses.fields(LayerCost)
+              if field.default is dataclasses.MISSING}
     candidate_bits = tuple(map(int, values["candidate_bits"]))
     layers.append(LayerCost(
         **values | {"candidate_bits": candidate_bits}, weight_elements=entry.get("weight_elements"),
-        cost=_cost(entry.get("cost"), len(candidate_bits))))
+        cost=_cost(entry.get("cost"), len(candidate_bits)),
+        candidate_weight_bits=tuple(map(int, entry.get("candidate_weight_bits", ())))))
   if not any(layer.searched for layer in layers):
     raise ValueError("none of its layers is searched")
   return tuple(layers)

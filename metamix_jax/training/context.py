@@ -181,7 +181,7 @@ def _quantization_scheme(config, quantizer=LSQ):
   placement = Placement(AXIS, config.network.synchronized_batch_norm, section.depthwise)
   return QuantizationScheme(
       section.candidate_bits, section.weight_bits, section.fixed_bits, placement, quantizer,
-      tuple(sorted((section.layer_bits or {}).items(), key=lambda item: item[0])))
+      tuple(sorted((section.layer_bits or {}).items(), key=lambda item: item[0])), section.candidate_weight_bits or ())
 
 
 def _check_layer_bits(layer_bits, layers):

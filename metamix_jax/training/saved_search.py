@@ -86,7 +86,7 @@ def load_trained(context: TrainingContext, workdir: pathlib.Path, phase: str) ->
   def start():
     scalars = {layer.name: jnp.zeros((), jnp.float32) for layer in context.network.layers}
     meta = _start(context).with_activation_step_sizes(scalars)
-    return meta.with_weight_step_sizes() if phase.startswith("stage_b") else meta
+    return meta.with_weight_step_sizes() if phase.startswith("stage_b") else meta.without_weight_step_sizes()
 
   check_saved_search(workdir, context.network.layers)
   return _load(context, workdir / BIT_SELECTION.with_name(phase), start)

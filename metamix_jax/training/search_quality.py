@@ -44,8 +44,12 @@ def measure_search_quality(
   Raises:
     UserError: the settings do not fit the data, or no assignment costs as much as a target.
   """
-  measurement = _Measurement(context, meta, settings, score_file)
   layers = context.network.layers
+  if any(layer.candidate_weight_bits for layer in layers):
+    raise UserError(
+        "config.quantization.candidate_weight_bits is not None; the quality of a search can be measured only where bits"
+        " of activations alone were searched.")
+  measurement = _Measurement(context, meta, settings, score_file)
   uniform = {}
   with measurement.timed("uniform"):
     for bits in uniform_widths(layers):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from metamix_jax.method.bit_mixture import initial_alpha
+from metamix_jax.method.bops import choices
 from metamix_jax.method.quantizers import keep_positive
 from metamix_jax.models.network import Network, Tree
 from metamix_jax.nn.layers import activation_step_sizes, weight_step_sizes
@@ -91,12 +92,25 @@ class MetaState(struct.PyTreeNode):
     return self.replace(optimizer=None, optimizer_state={})
 
   def with_activation_step_sizes(self, mean_magnitudes: Mapping[str, Array]) -> "MetaState":
-    """Starts the step sizes [B] of every layer's input from mean|x|, a scalar by layer name (M4)."""
-    return self.replace(step_sizes=_start_activation_step_sizes(self.network, dict(mean_magnitudes)))
+    """Starts the step sizes [B] of every layer's input from mean|x|, a scalar by layer name (M4).
+
+    Searched kernels get theirs as well, because the meta-state serves all of their candidates.
+    """
+    step_sizes = _start_activation_step_sizes(self.network, dict(mean_magnitudes))
+    searched = tuple(layer for layer in self.network.layers if layer.candidate_weight_bits)
+    return self.replace(step_sizes=_start_weight_step_sizes(self.network, searched, step_sizes, self.weights)
+                        if searched else step_sizes)
 
   def with_weight_step_sizes(self) -> "MetaState":
-    """Adds step sizes [out_channels] for every kernel, so that weights are quantised (M4, M14)."""
-    return self.replace(step_sizes=_start_weight_step_sizes(self.network, self.step_sizes, self.weights))
+    """Adds step sizes [out_channels] or [W, out_channels] of every kernel, so that weights are quantised (M4, M14)."""
+    quantized = tuple(layer for layer in self.network.layers if layer.quantized)
+    return self.replace(step_sizes=_start_weight_step_sizes(self.network, quantized, self.step_sizes, self.weights))
+
+  def without_weight_step_sizes(self) -> "MetaState":
+    """Returns the state with weights in full precision, as stage A of M14 trains them."""
+    leaves = traverse_util.flatten_dict(self.step_sizes)
+    return self.replace(step_sizes=traverse_util.unflatten_dict({
+        path: leaf for path, leaf in leaves.items() if path[-1] != "weight"}))
 
 
 # One program for all layers: operations alone would compile some two hundred programs, too small for any cache.
@@ -110,12 +124,12 @@ def _start_activation_step_sizes(network, mean_magnitudes):
   })
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _start_weight_step_sizes(network, step_sizes, weights):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _start_weight_step_sizes(network, layers, step_sizes, weights):
   step_sizes, kernels = traverse_util.flatten_dict(step_sizes), traverse_util.flatten_dict(weights)
-  for layer in (layer for layer in network.layers if layer.quantized):
+  for layer in layers:
     path = tuple(layer.name.split("/"))
-    start = weight_step_sizes(kernels[*path, "kernel"], layer.weight_bits)
+    start = weight_step_sizes(kernels[*path, "kernel"], layer.candidate_weight_bits or layer.weight_bits)
     step_sizes[*path, "weight"] = jnp.maximum(start, network.step_size_floor)
   return traverse_util.unflatten_dict(step_sizes)
 
@@ -128,7 +142,7 @@ class ArchState(struct.PyTreeNode):
   Attributes:
     step: number of steps so far, int32 scalar.
     bad_step: as in MetaState.
-    alpha: {layer name: [B]}, float32.
+    alpha: {name: [B]}, float32, of everything that the search chooses (bops.choices).
     optimizer_state: state of `optimizer` on alpha.
     target_gbops: target in GBOPs of one image, float32 scalar.
     penalty_weight: lambda of M11 in nats for one GBOP, float32 scalar.
@@ -221,7 +235,7 @@ def create_arch_states(
   """Creates K architecture states, stacked on a leading axis [K]; each equals the state for its target alone.
 
   Args:
-    network: each of its searched layers gets an alpha.
+    network: each of its searched layers and kernels gets an alpha.
     optimizer: of alpha.
     seed: seed of the random start of alpha (M5), the same for each target; each searched layer has its key.
     initial_std: standard deviation of the start.
@@ -229,11 +243,14 @@ def create_arch_states(
     penalty_weights: lambda of M11 for each target, in nats for one GBOP.
     limits: further limits, at their start; None: no limits.
   """
-  searched = network.searched_layers
-  keys = jax.random.split(jax.random.key(seed), len(searched))
+  searched, candidates = network.searched_layers, choices(network.layers)
+  key = jax.random.key(seed)
+  # Kernels have keys of their own, so that layers start where they start without them.
+  keys = [*jax.random.split(key, len(searched)),
+          *jax.random.split(jax.random.fold_in(key, 1), len(candidates) - len(searched))]
   alpha = {
-      layer.name: initial_alpha(key, len(layer.candidate_bits), initial_std)
-      for layer, key in zip(searched, keys, strict=True)
+      name: initial_alpha(key, len(bits), initial_std)
+      for (name, bits), key in zip(candidates.items(), keys, strict=True)
   }
   states = [ArchState(
       step=jnp.zeros((), jnp.int32), bad_step=jnp.zeros((), jnp.int32), alpha=alpha,

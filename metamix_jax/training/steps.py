@@ -76,7 +76,7 @@ def bit_meta_step(meta: MetaState, batch: Batch) -> tuple[MetaState, Metrics]:
 
   def add_candidate(carry, candidate):
     total, batch_stats = carry
-    precision = precision_at_width(meta.network.layers, candidate)
+    precision = precision_at_width(meta.network.layers, candidate, meta.step)
     key = _random_key(meta, batch, BIT_META, meta.step, candidate)
     gradients, loss, batch_stats = _task_gradients(meta.replace(batch_stats=batch_stats), precision, batch, key)
     return (jax.tree.map(jnp.add, total, gradients), batch_stats), loss
@@ -158,11 +158,18 @@ def expected_cost(network: Network, costs: dict[str, Array], alpha: dict[str, Ar
 
 
 def expected_bits(network: Network, alpha: dict[str, Array]) -> dict[str, Array | int]:
-  """Turns alpha into bits by layer name: hard selection forward, softmax backward (M7); constants if not searched."""
+  """Turns alpha into bits by layer name: hard selection forward, softmax backward (M7); constants if not searched.
+
+  Searched kernels have theirs by their own name.
+  """
   return {
       layer.name: straight_through_selection(alpha[layer.name]) @ jnp.array(layer.candidate_bits, jnp.float32)
       if layer.searched else layer.candidate_bits[0]
       for layer in network.layers
+  } | {
+      layer.kernel_name: straight_through_selection(alpha[layer.kernel_name]) @ jnp.array(
+          layer.candidate_weight_bits, jnp.float32)
+      for layer in network.layers if layer.candidate_weight_bits
   }
 
 

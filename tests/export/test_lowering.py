@@ -88,3 +88,16 @@ def test_a_channel_that_batch_norm_ends_is_a_constant():
   x = evaluator.conv(stem, made.arrays, evaluator.evaluate(made, images).codes["stem"])
   np.testing.assert_array_equal(x[..., :2], np.broadcast_to(
       network.variables["params"]["norm"]["bias"][:2], x[..., :2].shape))
+
+
+def test_two_divisions_in_a_row_stay_two():
+  """XLA makes x / (a * b) of (x / a) / b, which rounds otherwise: at a tie another code."""
+  rng = np.random.default_rng(0)
+  x, a = (rng.uniform(0.5, 2, (1000, 32)).astype(np.float32) for _ in range(2))
+  a, b = a[0], np.float32(0.09948158264160156)
+  assert np.mean(x / a / b != x / (a * b)) > 0.1
+  divided = jax.jit(lambda x: stablehlo._divide(stablehlo._divide(x, a), b))(x)
+  assert np.asarray(divided).tobytes() == (x / a / b).tobytes()
+  of_infinity = stablehlo._divide(jnp.array([np.inf, -np.inf, np.nan, -0.0], np.float32), b)
+  assert np.asarray(of_infinity)[:2].tolist() == [stablehlo.LARGEST, -stablehlo.LARGEST]
+  assert np.isnan(of_infinity[2]) and np.signbit(of_infinity[3]) and of_infinity[3] == 0

@@ -1,23 +1,23 @@
-"""Random networks that tell images apart: what makes predictions of an untrained network worth comparing.
+"""Networks that were trained for a minute to tell images apart: what makes predictions worth comparing.
 
-The logits of a random network lie so close together that one code at a tie decides between two classes. Here batch norm
-has the statistics of the quantised network, as a run leaves them, and the classifier is the nearest class mean of the
-features that the random layers make of a few images. Other images of the same classes are then classified as by a
-trained network: right, and by a margin.
+The logits of a random network lie so close together that one code at a tie decides between two classes.
 """
 
 import dataclasses
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from metamix_jax.method.precision import assigned_precision
-from metamix_jax.nn.layers import weight_step_sizes
+from metamix_jax.nn.batch_random import GENERATOR, batch_key
 from tests.helpers.exported_networks import random_network
 
-NUM_KINDS = 10
+NUM_KINDS, BATCH = 10, 40
+LEARNING_RATE, STEPS = 3e-3, 80
+STEP_SIZE_FLOOR = 1e-6
+IMAGES_OF_STATISTICS = 200
 
 
 def striped_images(rng, count, image_shape):
@@ -37,46 +37,52 @@ def striped_images(rng, count, image_shape):
   return np.clip(np.round(images), 0, 255).astype(np.uint8), kinds
 
 
-def fitted_network(name, image_shape, images, kinds, bits=None, num_classes=1000):
-  """Makes a random network whose classifier tells kinds of images apart.
+def fitted_network(name, image_shape, rng, bits=None, num_classes=1000):
+  """Trains a network of random weights, quantised throughout, as stage B does.
+
+  Batch norm ends with statistics of new images. Its first scale stays 0, as that of a channel that training gave up.
 
   Args:
     name: as config.network.name.
     image_shape: (H, W, C).
-    images: uint8 [N, H, W, C].
-    kinds: of the images [N], below num_classes.
+    rng: of the images.
     bits: of every searched layer; None: drawn from the candidates.
-    num_classes: outputs; those that are no kind are the nearest to means that no image has.
+    num_classes: outputs, of which ten are kinds.
   """
-  network = random_network(name, {}, image_shape, bits=bits, num_classes=num_classes, images=images)
-  variables, classifier = dict(network.variables), network.network.layers[-1].name
+  start = random_network(
+      name, {}, image_shape, bits=bits, num_classes=num_classes, images=striped_images(rng, 20, image_shape)[0])
+  network, precision = start.network, assigned_precision(start.network.layers, start.bits)
+  optimizer = optax.adam(LEARNING_RATE)
+
+  def loss(trained, batch_stats, images, kinds, key):
+    variables = trained | {"batch_stats": batch_stats, "precision": precision}
+    logits, written = network.apply(variables, images, train=True, mutable=["batch_stats"], random_key=key)
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, kinds)), written["batch_stats"]
 
   @jax.jit
-  def evaluate(variables, images):
-    features = []
+  def step(trained, batch_stats, state, images, kinds, key):
+    gradients, batch_stats = jax.grad(loss, has_aux=True)(trained, batch_stats, images, kinds, key)
+    updates, state = optimizer.update(gradients, state, trained)
+    trained = optax.apply_updates(trained, updates)
+    step_sizes = jax.tree.map(lambda leaf: jnp.maximum(leaf, STEP_SIZE_FLOOR), trained["step_sizes"])
+    return {"params": _with_zero_scales(trained["params"]), "step_sizes": step_sizes}, batch_stats, state
 
-    def record(call, args, kwargs, context):
-      if "/".join(context.module.path) == classifier and context.method_name == "__call__":
-        features.append(args[0])
-      return call(*args, **kwargs)
+  trained = {name: start.variables[name] for name in ("params", "step_sizes")}
+  batch_stats, state = start.variables["batch_stats"], optimizer.init(trained)
+  for number in range(STEPS):
+    images, kinds = striped_images(rng, BATCH, image_shape)
+    key = batch_key(jax.random.key(number, impl=GENERATOR), BATCH, 0)
+    trained, batch_stats, state = step(trained, batch_stats, state, images, kinds, key)
 
-    with nn.intercept_methods(record):
-      _, written = network.network.apply(variables, images, train=True, mutable=["batch_moments"])
-    return written["batch_moments"], features[0]
+  @jax.jit
+  def statistics(images):
+    variables = trained | {"batch_stats": batch_stats, "precision": precision}
+    return network.apply(variables, images, train=True, mutable=["batch_moments"], random_key=key)[1]["batch_moments"]
 
-  precision = assigned_precision(network.network.layers, network.bits)
-  variables["batch_stats"], features = jax.tree.map(
-      np.array, evaluate(variables | {"precision": precision}, images))
-  means = np.stack([features[kinds == kind].mean(0) for kind in range(NUM_KINDS)])
-  spread = np.mean((features - means[kinds])**2, 0)
-  spread += 0.01 * spread.mean()
-  others = np.random.default_rng(0).normal(means.mean(0), means.std(0), (num_classes - NUM_KINDS, means.shape[1]))
-  means = np.concatenate([means, others])
-  # log p(features | class) of a normal distribution with this spread, without what all classes share.
-  kernel = (means / spread).T.astype(np.float32)
-  bias = (-0.5 * np.sum(means**2 / spread, -1)).astype(np.float32)
-  step_sizes = variables["step_sizes"][classifier] | {
-      "weight": np.asarray(weight_step_sizes(jnp.asarray(kernel), network.network.layers[-1].weight_bits))}
-  variables["params"] = variables["params"] | {classifier: {"kernel": kernel, "bias": bias}}
-  variables["step_sizes"] = variables["step_sizes"] | {classifier: step_sizes}
-  return dataclasses.replace(network, variables=variables)
+  batch_stats = statistics(striped_images(rng, IMAGES_OF_STATISTICS, image_shape)[0])
+  return dataclasses.replace(start, variables=jax.tree.map(np.array, trained | {"batch_stats": batch_stats}))
+
+
+def _with_zero_scales(params):
+  return jax.tree_util.tree_map_with_path(
+      lambda path, leaf: leaf.at[0].set(0) if path[-1].key == "scale" else leaf, params)

@@ -39,3 +39,20 @@ def test_range_of_a_network():
   layers = (bops.LayerCost("a", 10**9, 20, (3, 8), 4, "conv", "unsigned"),
             bops.LayerCost("b", 2 * 10**9, 20, (8,), 8, "dense", "unsigned"))
   assert bops.attainable_range(layers) == (12 + 128, 32 + 128)
+
+
+def test_layers_that_differ_in_their_costs_alone_are_equal():
+  """They share their programs, which read costs as data."""
+  layer = bops.LayerCost("a", 10, 20, (3, 8), 4, "conv", "unsigned")
+  table = bops.CostTable("latency", "ms", (1.0, 2.0))
+  other = dataclasses.replace(layer, weight_elements=5, cost=table)
+  assert other == layer and hash(other) == hash(layer) and other.cost == table
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    table.unit = "s"
+
+
+def test_a_layer_in_full_precision_has_float32():
+  layer = bops.LayerCost("a", 10**9, 20, (32,), 32, "conv", "signed")
+  assert bops.FULL_PRECISION_BITS == 32 and not layer.quantized and not layer.searched
+  assert dataclasses.replace(layer, candidate_bits=(8,)).quantized
+  assert bops.gbops((layer,), {"a": 32}) == 1024
