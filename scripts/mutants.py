@@ -47,6 +47,7 @@ TESTS_OF = {
     "metamix_jax/method/assignments.py": (f"{METHOD}/test_assignments.py",),
     "metamix_jax/method/costs.py": (f"{METHOD}/test_costs.py", "tests/records/test_cost_tables.py"),
     "metamix_jax/method/layer_bits.py": (f"{METHOD}/test_layer_bits.py",),
+    "metamix_jax/method/pairs.py": (f"{METHOD}/test_pairs.py",),
     "metamix_jax/method/limits.py": (f"{METHOD}/test_limits.py", "tests/records/test_limits.py"),
     "metamix_jax/training/steps.py": (f"{TRAINING}/test_steps_by_hand.py", f"{TRAINING}/test_random_numbers.py"),
 }

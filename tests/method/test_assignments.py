@@ -116,3 +116,42 @@ def test_local_search_reaches_the_optimum_of_a_sum_and_keeps_its_budget():
   search_locally(LAYERS, start, 260, loss_of, 4, np.random.default_rng(0))
   assert len(asked) == 4
   assert search_locally(LAYERS, start, 260, loss_of, 1, np.random.default_rng(0)) == start
+
+
+def test_draws_of_any_room():
+  """Between the cheapest assignment, 216 GBOPs, and a target: no room, less than a GBOP, and more than as much again."""
+  rng = np.random.default_rng(0)
+  layers = (LAYERS[0], LayerCost("a", 10**9, 50, (3, 8), 4, "conv", "unsigned"))  # 76 or 96 GBOPs.
+  assert draw_assignments(layers, 70, 76.5, 3, rng) == [{"a": 3}] * 3
+  for least, most in ((70, 75.5), (77, 76)):
+    with pytest.raises(ValueError, match=f"no assignment costs from {least} to {most} GBOPs."):
+      draw_assignments(layers, least, most, 1, rng)
+  layers = (LayerCost("a", 10**9, 50, (2, 3, 8), 4, "conv", "unsigned"),)  # 8, 12 or 32 GBOPs.
+  assert {bits["a"] for bits in draw_assignments(layers, 0, 40, 50, rng)} == {2, 3, 8}
+  assert {bits["a"] for bits in draw_assignments(layers, 9, 20, 50, rng)} == {3}
+
+
+def test_neighbours_move_by_one_candidate():
+  layers = (LayerCost("d", 10**9, 30, (2, 3, 4, 6, 8), 4, "conv", "unsigned"),)
+  for at, expected in ((2, [3]), (3, [2, 4]), (4, [3, 6]), (6, [4, 8]), (8, [6])):
+    assert [bits["d"] for bits in neighbours(layers, {"d": at}, 1000)] == expected
+
+
+def test_local_search_goes_on_from_the_best_and_equal_losses_are_no_improvement():
+  evaluated, best = [], []
+
+  def loss_of(bits):
+    evaluated.append(bits)
+    return cost(bits)  # The cheapest is the best.
+
+  start = {"a": 8, "b": 8, "c": 8, "d": 8}
+  cheapest = {"a": 3, "b": 3, "c": 2, "d": 3}
+  assert search_locally(LAYERS, start, 1000, loss_of, 500, np.random.default_rng(0)) == cheapest
+  best = start
+  for bits in evaluated[1:]:
+    assert bits in list(neighbours(LAYERS, best, 1000))
+    best = bits if cost(bits) < cost(best) else best
+  evaluated.clear()
+  flat = lambda bits: evaluated.append(bits) or 1.0
+  assert search_locally(LAYERS, start, 1000, flat, 500, np.random.default_rng(0)) == start
+  assert len(evaluated) == 1 + len(list(neighbours(LAYERS, start, 1000)))

@@ -42,6 +42,7 @@ def test_bytes_by_hand():
   assert peak_activation_bytes(LAYERS, bits) == 100
   assert peak_activation_bytes(LAYERS[1:], bits) == 50 * 3 / 8
   assert weight_bytes(LAYERS) == 72 + 1000 / 2 + 90 / 2
+  assert weight_bytes((dataclasses.replace(LAYERS[1], weight_elements=3),)) == 1.5
   assert weight_bytes((dataclasses.replace(LAYERS[0], weight_elements=None),)) is None
   layers = with_activation_bytes(LAYERS)
   assert (cost_name(layers), cost_unit(layers)) == ("activation bytes", "bytes")

@@ -30,3 +30,15 @@ def test_patterns_without_a_layer():
   patterns = (("stem", 8), ("block*", None), ("*", 4))
   assert patterns_that_match_nothing(patterns, ["stem", "head"]) == ["block*"]
   assert patterns_that_match_nothing(patterns, []) == ["stem", "block*", "*"]
+
+
+def test_of_three_patterns_the_two_most_specific_ones_are_compared():
+  with pytest.raises(UserError, match=r"patterns '\*stem' and 'stem\*'"):
+    deciding_pattern((("*", 8), ("stem*", 8), ("*stem", 4)), "stem")
+
+
+def test_of_as_many_characters_the_fewest_wildcards_decide():
+  patterns = (("stem*", 8), ("*stem*", 4), ("*ste?m*", 3))
+  for order in (patterns, patterns[::-1]):
+    assert deciding_pattern(order, "stem") == "stem*"
+  assert deciding_pattern((("*stem*", 4), ("**stem*", 3)), "stem") == "*stem*"

@@ -114,3 +114,34 @@ def test_62_layers_of_16_choices_and_two_limits_take_less_than_a_second():
   for limit in limits:
     assert gbops(limit.layers, complete_bits(limit.layers, settled.bits)) <= limit.most
   assert settled.gap < 1e-4
+
+
+SMALL = (
+    LayerCost("first", 10**9, 80, (8,), 8, "conv", "signed"),  # 64 GBOPs.
+    LayerCost("a", 10**9, 16, (4, 8), 4, "conv", "unsigned"),  # 16 or 32 GBOPs.
+    LayerCost("b", 2 * 10**9, 32, (4, 8), 4, "conv", "unsigned"))  # 32 or 64 GBOPs.
+LOW = {"a": np.array([2.0, 0.0]), "b": np.array([1.0, 0.0])}
+
+
+@pytest.mark.parametrize("tolerance, expected", [
+    (0.5, {"a": 4, "b": 4}), (0.1, {"a": 4, "b": 8}), (0.02, {"a": 4, "b": 8})])
+def test_the_target_is_spent_but_for_the_tolerance(tolerance, expected):
+  """Low bits are most probable: 112 GBOPs; a at 8: 128; b at 8: 144; both: 160. The target is 145."""
+  loose = Limit(with_activation_bytes(SMALL), 1000.0)
+  for limits in ([], [loose], [loose, Limit(SMALL, 150.0)]):
+    assert select_within_limits(SMALL, LOW, 145.0, tolerance, limits).bits == expected
+
+
+def test_where_nothing_spends_the_target_the_most_probable_is_taken():
+  assert select_within_limits(SMALL, LOW, 159.0, 0.01, []).bits == {"a": 4, "b": 4}
+
+
+def test_what_passes_a_limit_within_the_solvers_tolerance_is_solved_again():
+  """b at 8 bits costs a ten-millionth more than the limit."""
+  table = with_table(SMALL, "latency", "ms", {
+      ("a", 4, None): 1.0, ("a", 8, None): 1.0, ("b", 4, None): 1.0, ("b", 8, None): 2.0}, "t")
+  limit = Limit(table, 3.0 / (1 + SOLVER_TOLERANCE / 10))
+  high = {name: values[::-1] for name, values in LOW.items()}
+  assert select_within_limits(SMALL, high, 1000.0, 0.999, [Limit(table, 3.0)]).bits == {"a": 8, "b": 8}
+  settled = select_within_limits(SMALL, high, 1000.0, 0.999, [limit])
+  assert settled.bits == {"a": 8, "b": 4} and settled.gap >= 0
