@@ -119,7 +119,7 @@ def test_local_search_reaches_the_optimum_of_a_sum_and_keeps_its_budget():
 
 
 def test_draws_of_any_room():
-  """Between the cheapest assignment, 216 GBOPs, and a target: no room, less than a GBOP, and more than as much again."""
+  """Between the cheapest assignment and a target: no room, less than a GBOP, and more than as much again."""
   rng = np.random.default_rng(0)
   layers = (LAYERS[0], LayerCost("a", 10**9, 50, (3, 8), 4, "conv", "unsigned"))  # 76 or 96 GBOPs.
   assert draw_assignments(layers, 70, 76.5, 3, rng) == [{"a": 3}] * 3
