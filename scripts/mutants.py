@@ -37,7 +37,7 @@ TESTS_OF = {
     "metamix_jax/method/losses.py": (f"{METHOD}/test_losses.py",),
     "metamix_jax/method/reductions.py": (f"{METHOD}/test_reductions.py",),
     "metamix_jax/method/bops.py": (
-        f"{METHOD}/test_selection.py", f"{METHOD}/test_bops.py", f"{METHOD}/test_costs.py"),
+        f"{METHOD}/test_selection.py", f"{METHOD}/test_bops.py", f"{METHOD}/test_costs.py", f"{METHOD}/test_pairs.py"),
     "metamix_jax/method/precision.py": (
         f"{METHOD}/test_precision.py", f"{METHOD}/test_selection.py", "tests/test_unequal_candidates.py"),
     "metamix_jax/method/bit_mixture.py": (f"{METHOD}/test_bit_mixture.py", f"{METHOD}/test_bops.py"),

@@ -175,11 +175,15 @@ def compare_exactly(program: Program, images: np.ndarray, runs: Mapping[str, Run
 
 
 def fake_quantized_pass(program: Program, network: Network, variables: Mapping[str, Any], bits: Mapping[str, int]):
-  """Returns a function (uint8 images) -> logits, {layer: codes}, {layer: x / s}: the evaluation of the run itself."""
+  """Returns a function (uint8 images) -> logits, {layer: codes}, {layer: x / s} of fake quantisation.
+
+  The logits are those of the run's own evaluation, in float32. Codes and x / s are of the same pass in float64, because
+  a float32 sum of a thousand products is itself off by more than what is promised of the program's exact sums.
+  """
   variables = dict(variables) | {"precision": assigned_precision(network.layers, bits)}
 
   @jax.jit
-  def run(images):
+  def inputs_of_layers(images):
     inputs = {}
 
     def record(call, args, kwargs, context):
@@ -189,19 +193,19 @@ def fake_quantized_pass(program: Program, network: Network, variables: Mapping[s
       return y
 
     with nn.intercept_methods(record):
-      logits, _ = network.apply(variables, images, train=False)
-    return logits, inputs
+      network.apply(variables, images, train=False, dtype="float64")
+    return inputs
+
+  logits_of = jax.jit(lambda images: network.apply(variables, images, train=False)[0])
 
   def codes_and_steps(images):
-    logits, inputs = run(images)
+    with jax.enable_x64():
+      inputs = jax.tree.map(np.asarray, inputs_of_layers(images))
     codes, steps = {}, {}
     for node in program.quantizers:
-      x, quantized = (np.asarray(values) for values in inputs[node["layer"]])
-      shift, step_size = np.float32(node["shift"]), np.float32(node["step_size"])
-      in_steps = (quantized.astype(np.float64) + node["shift"]) / node["step_size"]
-      codes[node["layer"]] = np.rint(in_steps).astype(np.int16)
-      steps[node["layer"]] = np.clip(
-          (x + shift) / step_size, np.float32(node["lowest"]), np.float32(node["highest"]))
-    return np.asarray(logits), codes, steps
+      x, quantized = (values.astype(np.float64) + node["shift"] for values in inputs[node["layer"]])
+      codes[node["layer"]] = np.rint(quantized / node["step_size"]).astype(np.int16)
+      steps[node["layer"]] = np.clip(x / node["step_size"], node["lowest"], node["highest"])
+    return np.asarray(logits_of(images)), codes, steps
 
   return codes_and_steps

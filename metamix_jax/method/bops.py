@@ -188,12 +188,14 @@ def attainable_range(layers: Sequence[LayerCost]) -> tuple[float, float]:
 
 def cost_name(layers: Sequence[LayerCost]) -> str:
   """Returns the name of what the layers cost: "BOPs", or that of their own costs."""
-  return "BOPs" if layers[0].cost is None else layers[0].cost.name
+  table = layers[0].cost  # All layers have one, or none has.
+  return "BOPs" if table is None else table.name
 
 
 def cost_unit(layers: Sequence[LayerCost]) -> str:
   """Returns the unit of what the layers cost, for labels: "GBOPs", or that of their own costs."""
-  return "GBOPs" if layers[0].cost is None else layers[0].cost.unit
+  table = layers[0].cost
+  return "GBOPs" if table is None else table.unit
 
 
 def average_activation_bits(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]) -> float:
