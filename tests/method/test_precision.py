@@ -1,10 +1,17 @@
 """Precision trees: one leaf for each layer, whose value selects or mixes its bit-widths."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metamix_jax.method.bit_mixture import bit_probabilities
 from metamix_jax.method.bops import LayerCost
-from metamix_jax.method.precision import assigned_precision, mixed_precision, uniform_precision
+from metamix_jax.method.precision import (
+    assigned_precision,
+    mixed_precision,
+    precision_at_width,
+    uniform_precision,
+)
 
 LAYERS = (
     LayerCost("stem", 10, 100, (8,), 8, "conv", "signed"),
@@ -29,3 +36,27 @@ def test_mixed_tree_holds_probabilities_of_searched_layers_alone():
   assert tree["block"]["a"].keys() == tree["block"]["b"].keys() == {"probabilities"}
   np.testing.assert_allclose(tree["block"]["a"]["probabilities"], [0.25, 0.75], rtol=1e-6)
   np.testing.assert_allclose(tree["block"]["b"]["probabilities"], [0.5, 0.5], rtol=1e-6)
+
+
+WITH_KERNELS = (
+    LayerCost("stem", 10**6, 10, (8,), 8, "conv", "signed"),
+    LayerCost("a", 10**7, 10, (3, 4, 8), 4, "conv", "unsigned", candidate_weight_bits=(2, 4)),
+    LayerCost("b", 10**8, 10, (4, 8), 4, "conv", "unsigned"))
+
+
+def test_over_the_turns_every_pair_has_its_turn_once():
+  pairs = [
+      (int(tree["a"]["candidate"]), int(tree["a"]["kernel_candidate"])) for turn in range(4) for width in range(3)
+      for tree in [precision_at_width(WITH_KERNELS, jnp.int32(width), jnp.int32(turn))]]
+  assert sorted(pairs) == sorted(2 * [(width, kernel) for width in range(3) for kernel in range(2)])
+  assert "kernel_candidate" not in precision_at_width(WITH_KERNELS, jnp.int32(0))["b"]
+
+
+def test_precision_trees_name_kernels():
+  bits = {"a": 4, "b": 8, "a/kernel": 2}
+  assert jax.tree.map(int, assigned_precision(WITH_KERNELS, bits)) == {
+      "stem": {"candidate": 0}, "a": {"candidate": 1, "kernel_candidate": 0}, "b": {"candidate": 1}}
+  assert assigned_precision(WITH_KERNELS, {"a": 4, "b": 8})["a"]["kernel_candidate"] == 1  # layer.weight_bits.
+  alpha = {"a": jnp.zeros(3), "b": jnp.zeros(2), "a/kernel": jnp.array([0.0, 1.0])}
+  np.testing.assert_array_equal(
+      mixed_precision(WITH_KERNELS, alpha)["a"]["kernel_probabilities"], bit_probabilities(alpha["a/kernel"]))

@@ -12,7 +12,6 @@ from metamix_jax import experiment
 from metamix_jax.errors import UserError
 from metamix_jax.method.bit_mixture import bit_probabilities
 from metamix_jax.method.bops import LayerCost, choices, complete_bits, gbops
-from metamix_jax.method.precision import assigned_precision, mixed_precision, precision_at_width
 from metamix_jax.method.quantizers import code_range, fake_quantize
 from metamix_jax.models.network import Network
 from metamix_jax.nn.layers import QuantDense, weight_step_sizes
@@ -52,24 +51,6 @@ def test_a_kernel_is_one_candidate_or_the_mixture_of_all():
   np.testing.assert_allclose(used, 0.25 * at[0] + 0.75 * at[1], rtol=1e-6)
   for precision, step_sizes in (({}, {"weight": steps}), ({"kernel_candidate": jnp.int32(0)}, {})):
     np.testing.assert_array_equal(kernel_in_use(precision, step_sizes)[1], kernel)
-
-
-def test_over_the_turns_every_pair_has_its_turn_once():
-  pairs = [
-      (int(tree["a"]["candidate"]), int(tree["a"]["kernel_candidate"])) for turn in range(4) for width in range(3)
-      for tree in [precision_at_width(LAYERS, jnp.int32(width), jnp.int32(turn))]]
-  assert sorted(pairs) == sorted(2 * [(width, kernel) for width in range(3) for kernel in range(2)])
-  assert "kernel_candidate" not in precision_at_width(LAYERS, jnp.int32(0))["b"]
-
-
-def test_precision_trees_name_kernels():
-  bits = {"a": 4, "b": 8, "a/kernel": 2}
-  assert jax.tree.map(int, assigned_precision(LAYERS, bits)) == {
-      "stem": {"candidate": 0}, "a": {"candidate": 1, "kernel_candidate": 0}, "b": {"candidate": 1}}
-  assert assigned_precision(LAYERS, {"a": 4, "b": 8})["a"]["kernel_candidate"] == 1  # layer.weight_bits.
-  alpha = {"a": jnp.zeros(3), "b": jnp.zeros(2), "a/kernel": jnp.array([0.0, 1.0])}
-  np.testing.assert_array_equal(
-      mixed_precision(LAYERS, alpha)["a"]["kernel_probabilities"], bit_probabilities(alpha["a/kernel"]))
 
 
 def test_the_cost_of_pairs_and_its_straight_through_gradient_by_hand():
