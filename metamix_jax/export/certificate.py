@@ -178,12 +178,13 @@ def fake_quantized_pass(program: Program, network: Network, variables: Mapping[s
   """Returns a function (uint8 images) -> logits, {layer: codes}, {layer: x / s} of fake quantisation.
 
   The logits are those of the run's own evaluation, in float32. Codes and x / s are of the same pass in float64, because
-  a float32 sum of a thousand products is itself off by more than what is promised of the program's exact sums.
+  a float32 sum of a thousand products is itself off by more than what is promised of the program's exact sums. Weights
+  are arguments, as they are in a run: XLA turns a division of constants into a product, and a code at a tie changes.
   """
   variables = dict(variables) | {"precision": assigned_precision(network.layers, bits)}
 
   @jax.jit
-  def inputs_of_layers(images):
+  def inputs_of_layers(variables, images):
     inputs = {}
 
     def record(call, args, kwargs, context):
@@ -196,16 +197,16 @@ def fake_quantized_pass(program: Program, network: Network, variables: Mapping[s
       network.apply(variables, images, train=False, dtype="float64")
     return inputs
 
-  logits_of = jax.jit(lambda images: network.apply(variables, images, train=False)[0])
+  logits_of = jax.jit(lambda variables, images: network.apply(variables, images, train=False)[0])
 
   def codes_and_steps(images):
     with jax.enable_x64():
-      inputs = jax.tree.map(np.asarray, inputs_of_layers(images))
+      inputs = jax.tree.map(np.asarray, inputs_of_layers(variables, images))
     codes, steps = {}, {}
     for node in program.quantizers:
       x, quantized = (values.astype(np.float64) + node["shift"] for values in inputs[node["layer"]])
       codes[node["layer"]] = np.rint(quantized / node["step_size"]).astype(np.int16)
       steps[node["layer"]] = np.clip(x / node["step_size"], node["lowest"], node["highest"])
-    return np.asarray(logits_of(images)), codes, steps
+    return np.asarray(logits_of(variables, images)), codes, steps
 
   return codes_and_steps

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metamix_jax.export import certificate, evaluator, folding, run
-from tests.helpers.exported_networks import noise, random_network
+from tests.helpers.exported_networks import digits_network, noise, random_network
 
 SHAPE = (9, 9, 3)
 # h-swish everywhere, a 5x5 depthwise convolution with stride 2, squeeze-and-excitation.
@@ -109,3 +109,27 @@ def test_each_promise_about_codes_can_be_broken():
     comparison.add(made, made_steps, codes, expected_steps)
     broken = comparison.broken_promise()
     assert broken is None if words is None else words in broken
+
+
+def test_weights_at_a_tie_have_the_codes_that_they_have_in_the_run():
+  """XLA makes a product with the reciprocal of a division of constants, and then such a weight has another code."""
+  network = digits_network(bits=8)
+  moved = 0
+  for layer in network.network.layers:
+    params, step_sizes = network.variables["params"], network.variables["step_sizes"]
+    for part in layer.name.split("/"):
+      params, step_sizes = params[part], step_sizes[part]
+    kernel = params["kernel"] = np.array(params["kernel"])
+    for channel, s in enumerate(step_sizes["weight"]):
+      halves = np.arange(1, 2 ** (layer.weight_bits - 1) - 2, dtype=np.float32) + np.float32(0.5)
+      weights = halves * s
+      ties = weights[(weights / s == halves) & (np.rint(weights * (1 / s)) != np.rint(weights / s))]
+      if len(ties):
+        kernel[..., channel].flat[0] = ties[0]
+        moved += 1
+  assert moved > 10
+  made = folding.make_program(network.network, network.variables, network.bits, network.image_shape)
+  images = noise(np.random.default_rng(1), 8, network.image_shape)
+  proof = certificate.measure(
+      made, network.network, network.variables, network.bits, [(images, np.zeros(8))], {}, num_exact=0)
+  assert proof["g2"]["largest_distance_in_steps"] <= certificate.LARGEST_DISTANCE
