@@ -43,7 +43,8 @@ TESTS_OF = {
     "metamix_jax/method/bit_mixture.py": (f"{METHOD}/test_bit_mixture.py", f"{METHOD}/test_bops.py"),
     "metamix_jax/method/quantizers.py": (
         f"{METHOD}/test_quantizers.py", f"{METHOD}/test_quantizer_properties.py", "tests/nn/test_layers.py"),
-    "metamix_jax/method/selection.py": (f"{METHOD}/test_selection.py", f"{METHOD}/test_selection_properties.py"),
+    "metamix_jax/method/selection.py": (
+        f"{METHOD}/test_selection.py", f"{METHOD}/test_selection_properties.py", f"{METHOD}/test_costs.py"),
     "metamix_jax/method/assignments.py": (f"{METHOD}/test_assignments.py",),
     "metamix_jax/method/costs.py": (f"{METHOD}/test_costs.py", "tests/records/test_cost_tables.py"),
     "metamix_jax/method/layer_bits.py": (f"{METHOD}/test_layer_bits.py",),

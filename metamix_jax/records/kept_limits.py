@@ -29,3 +29,8 @@ class KeptLimit:
   def from_json(cls, values: Mapping[str, Any]) -> "KeptLimit":
     """Builds a limit from dataclasses.asdict; raises KeyError, TypeError or ValueError if a value does not fit."""
     return cls(str(values["name"]), str(values["unit"]), float(values["most"]), float(values["cost"]))
+
+  @classmethod
+  def all_of(cls, values: Mapping[str, Any]) -> "tuple[KeptLimit, ...]":
+    """Builds the limits under "limits" of a target's JSON; () where it has none. Raises as `from_json`."""
+    return tuple(map(cls.from_json, values.get("limits", ())))

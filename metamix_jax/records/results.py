@@ -116,8 +116,7 @@ class TargetResult:
         raise ValueError(f"target {format_target(target)}, {key}: {error}") from error
     bits, most_probable_bits = assignments
     top1s = {name: _number_or_none(values, name) for name in ("meta_state_top1", *TOP1_OF_STAGE.values())}
-    limits = tuple(map(KeptLimit.from_json, values.get("limits", ())))
-    return cls(target, tuple(layers), tolerance, bits, most_probable_bits, limits=limits, **top1s)
+    return cls(target, tuple(layers), tolerance, bits, most_probable_bits, limits=KeptLimit.all_of(values), **top1s)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,3 +60,10 @@ def test_precision_trees_name_kernels():
   alpha = {"a": jnp.zeros(3), "b": jnp.zeros(2), "a/kernel": jnp.array([0.0, 1.0])}
   np.testing.assert_array_equal(
       mixed_precision(WITH_KERNELS, alpha)["a"]["kernel_probabilities"], bit_probabilities(alpha["a/kernel"]))
+
+
+def test_a_kernel_is_as_many_candidates_after_the_input_as_turns_were_taken():
+  layers = (LayerCost("a", 10, 10, (3, 4, 8), 4, "conv", "unsigned", candidate_weight_bits=(2, 3, 4)),)
+  at = lambda *numbers: int(precision_at_width(layers, *map(jnp.int32, numbers))["a"]["kernel_candidate"])
+  assert [at(0), at(1), at(2)] == [0, 1, 2] and [at(0, 1), at(1, 1), at(2, 1)] == [1, 2, 0]
+  assert [at(0, 5), at(1, 5), at(2, 5)] == [2, 0, 1]

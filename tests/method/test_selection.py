@@ -18,6 +18,7 @@ from metamix_jax.method.bops import (
 from metamix_jax.method.precision import assigned_precision
 from metamix_jax.method.selection import (
     alpha_for_target,
+    log_probabilities,
     most_probable_bits,
     select_within_target,
     weights_of_searches,
@@ -147,3 +148,26 @@ def test_a_searched_target_is_served_by_its_own_alpha_unchanged():
   for target, expected in ((190.0, alpha[190.0]), (500.0, alpha[190.0]), (150.0, alpha[150.0]), (1.0, alpha[150.0])):
     served = alpha_for_target(alpha, target)
     assert served.keys() == expected.keys() and all(served[name] is expected[name] for name in expected)
+
+
+def test_log_probabilities_by_hand():
+  expected = np.log([1 / 8, 3 / 8, 4 / 8])
+  for shift in (0.0, 1000.0, -1000.0, 0.5):
+    np.testing.assert_allclose(log_probabilities(np.log([1.0, 3.0, 4.0]) + shift), expected, rtol=1e-6)
+  assert log_probabilities(np.float32([0, 0])).dtype == np.float64
+
+
+def test_two_searches_serve_a_target_by_its_distance():
+  assert weights_of_searches([1.0, 3.5, 9.0], 3.0) == pytest.approx({1.0: 0.2, 3.5: 0.8})
+  assert weights_of_searches([1.0, 3.5, 9.0], 8.0) == pytest.approx({3.5: 1 / 5.5, 9.0: 4.5 / 5.5})
+  for target, only in ((0.5, 1.0), (1.0, 1.0), (3.5, 3.5), (10.0, 9.0)):
+    assert weights_of_searches([1.0, 3.5, 9.0], target) == {only: 1.0}
+
+
+def test_the_tolerance_counts_where_the_target_is_many_times_the_cheapest_cost():
+  """a costs 20 GBOPs a bit, b 4; low bits are most probable. 5 and 1 bits cost 104 GBOPs, 5 and 2 bits 108."""
+  layers = (LayerCost("a", 5 * 10**9, 50, tuple(range(1, 9)), 4, "conv", "unsigned"),
+            LayerCost("b", 10**9, 50, (1, 2), 4, "conv", "unsigned"))
+  alpha = {"a": -np.arange(8.0), "b": np.array([0.0, -0.5])}
+  assert select_within_target(layers, alpha, 109.0, 0.05) == {"a": 5, "b": 1}
+  assert select_within_target(layers, alpha, 112.0, 0.05) == {"a": 5, "b": 2}
