@@ -11,6 +11,7 @@ import json
 import sys
 
 from absl import app
+from absl import logging as absl_logging
 from flax import traverse_util
 import numpy as np
 import orbax.checkpoint as ocp
@@ -25,6 +26,7 @@ TIMES = ("wall_seconds", "images_per_second")
 @exit_on_user_error("compare_runs")
 def main(argv):
   """Compares two folders; a wrong folder becomes one sentence and status 2."""
+  absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax tells of every checkpoint that it reads.
   if len(argv) != 3:
     raise UserError(f"{len(argv) - 1} folders are given; it takes two.")
   runs = [local_folder(folder) for folder in argv[1:]]
