@@ -49,10 +49,8 @@ def main(argv):
         step(number)
         if number:
           seconds[name].append(time.perf_counter() - start)
-    size = sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
   print(f"{_CONFIG.value.network.name}, batch {_CONFIG.value.batch_size}, teacher {_CONFIG.value.teacher.name}, "
-        f"{size / (_ROUNDS.value + 1) / 1e3:.0f} kB of kept targets a batch, JAX {jax.__version__}, "
-        f"{jax.devices()[0].device_kind}\n")
+        f"JAX {jax.__version__}, {jax.devices()[0].device_kind}\n")
   print("| step | ms | in F |\n|---|---|---|")
   for name, values in seconds.items():
     ratio = statistics.median(value / full for value, full in zip(values, seconds[F], strict=True))
