@@ -2,9 +2,11 @@
 
 import collections
 from collections.abc import Mapping
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import pathlib
 from typing import Any
 
@@ -138,7 +140,7 @@ class KeptTargets:
       }, create=True, open=True).result()
     except (OSError, ValueError) as error:
       raise UserError(f"config.teacher.kept_targets: {self.folder} cannot be used ({_words(error)}).") from error
-    self._room = max_bytes - sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    self._room = max_bytes - _bytes_under(root)
     self._max_bytes, self._writes = max_bytes, collections.deque()
 
   def read(self, epoch: int, number: int) -> np.ndarray | None:
@@ -190,6 +192,16 @@ class KeptTargets:
       raise UserError(
           f"config.teacher.kept_targets: {self.folder} cannot be written ({_words(error)}); nothing of the run is lost,"
           " and it goes on from its newest checkpoint.") from error
+
+
+def _bytes_under(root):
+  """Returns the bytes of all files; another run may rename or delete some meanwhile."""
+  total = 0
+  for folder, _, names in os.walk(root):
+    for name in names:
+      with contextlib.suppress(OSError):
+        total += os.stat(os.path.join(folder, name)).st_size
+  return total
 
 
 def _words(error):

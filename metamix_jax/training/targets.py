@@ -11,7 +11,6 @@ import jax
 import jaxlib
 import numpy as np
 
-from metamix_jax.config_file import flatten
 from metamix_jax.records.kept_targets import WHOLE, KeptTargets, WholeTargets
 from metamix_jax.records.workdir import CHANGEABLE
 from metamix_jax.training.context import TrainingContext
@@ -145,8 +144,8 @@ def _facts(context, teacher, batch_size):
   return {
       "data": context.data.description, "seed": context.config.seed, "batch_size": context.config.batch_size,
       "processes": jax.process_count(), "devices": [devices[0].device_kind, len(devices)], "host": _host(),
-      "fields": {name: value for name, value in flatten(context.config).items()
-                 if name.startswith("data.") and name not in CHANGEABLE},
+      "fields": {name: value for name, value in context.config.data.to_dict().items()
+                 if f"data.{name}" not in CHANGEABLE},
       "teacher": digest_of_tree((teacher.weights, teacher.batch_stats)),
       "program": hashlib.sha256(program.encode()).hexdigest(), "jaxlib": jaxlib.__version__}
 

@@ -50,8 +50,11 @@ def test_network_facts(run):
   assert (content["network"], content["image_size"]) == ("mobilenet_v2", 8)
   assert len(content["layers"]) == len(layers) == 8
   for entry, layer in zip(content["layers"], layers, strict=True):
-    assert entry | {"cost": None} == json.loads(json.dumps(dataclasses.asdict(layer))) | {"searched": layer.searched}
-    assert "cost" not in entry  # Only where it is not BOPs.
+    left_out = {"cost": None, "candidate_weight_bits": []}  # Only where it is not BOPs, and kernels are searched.
+    assert entry | left_out == json.loads(json.dumps(dataclasses.asdict(layer))) | {"searched": layer.searched}
+    assert not left_out.keys() & entry.keys()
+  searched = dataclasses.replace(layers[1], candidate_weight_bits=(2, 4))
+  assert summary.describe_network(config, [searched])["layers"][0]["candidate_weight_bits"] == (2, 4)
   with_bytes = summary.describe_network(config, with_activation_bytes(layers))["layers"]
   assert with_bytes[0]["cost"] == {"name": "activation bytes", "unit": "bytes", "values": (64.0,)}
 
