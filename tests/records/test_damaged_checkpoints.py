@@ -70,7 +70,7 @@ def test_a_finished_phase_cut_in_each_of_its_files(tmp_path):
     checkpoints = PhaseCheckpoints(tmp_path / str(number))
     checkpoints.save("stage_a", state_of(3), {"best": None, "seconds": 1.0})
     files = sorted(path for path in checkpoints.folder.rglob("*") if path.is_file())
-    if number == len(files):
+    if number >= len(files):  # Orbax does not always write as many.
       break
     files[number].write_bytes(files[number].read_bytes()[:files[number].stat().st_size // 2])
     restored = checkpoints.restore("stage_a", state_of(0))
