@@ -174,16 +174,22 @@ def complete_bits(layers: Sequence[LayerCost], searched_bits: Mapping[str, int])
 
 
 def cheapest_bits(layers: Sequence[LayerCost]) -> dict[str, int]:
-  """Returns the candidate of every quantised layer that costs least, by name; of equal costs the lowest."""
-  return {layer.name: min(layer.candidate_bits, key=lambda bits: layer_gbops(layer, bits)) for layer in layers} | {
-      layer.kernel_name: layer.candidate_weight_bits[0] for layer in layers if layer.candidate_weight_bits}
+  """Returns the candidate of every quantised layer that costs least, by name, and of every searched kernel.
+
+  Of equal costs it is the lowest.
+  """
+  return _bits_by_cost(layers, min)
 
 
 def attainable_range(layers: Sequence[LayerCost]) -> tuple[float, float]:
   """Returns the lowest and the highest cost that the candidate bit-widths allow, in GBOPs or the unit of the costs."""
-  dearest = {layer.name: max(layer.candidate_bits, key=lambda bits: layer_gbops(layer, bits)) for layer in layers} | {
-      layer.kernel_name: layer.candidate_weight_bits[-1] for layer in layers if layer.candidate_weight_bits}
-  return gbops(layers, cheapest_bits(layers)), gbops(layers, dearest)
+  return gbops(layers, cheapest_bits(layers)), gbops(layers, _bits_by_cost(layers, max))
+
+
+def _bits_by_cost(layers, choose):
+  """Returns the candidate that `choose`, min or max, takes by its cost, by name of every layer and searched kernel."""
+  return {layer.name: choose(layer.candidate_bits, key=lambda bits: layer_gbops(layer, bits)) for layer in layers} | {
+      layer.kernel_name: choose(layer.candidate_weight_bits) for layer in layers if layer.candidate_weight_bits}
 
 
 def cost_name(layers: Sequence[LayerCost]) -> str:

@@ -42,7 +42,10 @@ def pair_values(layers: Sequence[LayerCost], alpha: Mapping[str, np.ndarray]) ->
 
 def bits_of_pairs(layers: Sequence[LayerCost], pairs: Mapping[str, int]) -> dict[str, int]:
   """Returns bits by name of the searched layers, then of the searched kernels, from the numbers of their pairs."""
-  chosen = {layer.name: pairs_of(layer)[pairs[layer.name]] for layer in layers if layer.searched}
-  kernel_names = {layer.name: layer.kernel_name for layer in layers}
-  of_kernels = {kernel_names[name]: bits for name, (_, bits) in chosen.items() if bits is not None}
-  return {name: bits for name, (bits, _) in chosen.items()} | of_kernels
+  of_inputs, of_kernels = {}, {}
+  for layer in layers:
+    if layer.searched:
+      of_inputs[layer.name], kernel_bits = pairs_of(layer)[pairs[layer.name]]
+      if kernel_bits is not None:
+        of_kernels[layer.kernel_name] = kernel_bits
+  return of_inputs | of_kernels

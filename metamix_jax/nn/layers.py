@@ -103,18 +103,16 @@ class QuantLayer(nn.Module):
     scales = step_size_gradient_scale(kernel.size, codes.highest)
     if not scheme.candidate_weight_bits:
       return self.scheme.quantizer.fake_quantize(kernel, step_sizes, codes, scales)
-
-    def at(candidate):
+    if self.has_variable("precision", "kernel_candidate"):
+      candidate = self.get_variable("precision", "kernel_candidate")
       chosen = CodeRange(codes.lowest[candidate], codes.highest[candidate])
       return self.scheme.quantizer.fake_quantize(kernel, step_sizes[candidate], chosen, scales[candidate])
-
-    if self.has_variable("precision", "kernel_candidate"):
-      return at(self.get_variable("precision", "kernel_candidate"))
     if not self.has_variable("precision", "kernel_probabilities"):
       return kernel
     probabilities = self.get_variable("precision", "kernel_probabilities")
-    return jnp.sum(jnp.stack([
-        probabilities[candidate] * at(candidate) for candidate in range(len(scheme.candidate_weight_bits))]), axis=0)
+    # Each output channel is an input with step sizes of its own.
+    mix = jax.vmap(self.scheme.quantizer.mix_bit_widths, in_axes=(-1, -1, None, None, None), out_axes=-1)
+    return mix(kernel, step_sizes, probabilities, codes, scales)
 
   @nn.nowrap
   def _scheme_here(self) -> QuantizationScheme:

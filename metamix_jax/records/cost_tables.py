@@ -63,8 +63,7 @@ def check_costs(workdir: pathlib.Path, layers: Sequence[LayerCost], limits: Sequ
   path = workdir / "network.json"
   if not path.exists():
     return
-  saved = parse_results(path, lambda: [
-      {layer["name"]: layer.get("cost") for layer in table} for table in _tables(json.loads(path.read_text("utf-8")))])
+  saved = parse_results(path, lambda: _tables(json.loads(path.read_text(encoding="utf-8"))))
   here = (("config.arch.cost", layers), *(("config.arch.at_most", limit.layers) for limit in limits))
   for (field, table), earlier in zip(here, saved, strict=False):  # Other limits are another config.
     for layer in table:
@@ -76,8 +75,9 @@ def check_costs(workdir: pathlib.Path, layers: Sequence[LayerCost], limits: Sequ
 
 
 def _tables(network):
-  """Returns the layers of network.json, and those of each limit."""
-  return [network["layers"], *(limit["layers"] for limit in network.get("limits", ()))]
+  """Returns {layer name: cost, or None for BOPs} of network.json, for the target and for each limit."""
+  return [{layer["name"]: layer.get("cost") for layer in network["layers"]},
+          *(limit["costs"] for limit in network.get("limits", ()))]
 
 
 def _parse(rows, source):

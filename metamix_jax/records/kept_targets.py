@@ -128,7 +128,8 @@ class KeptTargets:
     self._code, of_image = code, code.shape(self._num_classes)
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
-      write_json(self.folder / FACTS, facts)
+      if not (self.folder / FACTS).exists():
+        write_json(self.folder / FACTS, facts)
       self._array = ts.open({
           "driver": "zarr3", "kvstore": {"driver": "file", "path": f"{self.folder.absolute()}/targets.zarr/"},
           "metadata": {
@@ -160,8 +161,8 @@ class KeptTargets:
   def write(self, epoch: int, number: int, targets: np.ndarray) -> None:
     """Writes the targets of a batch, float32 [N, classes], while the caller goes on.
 
-    Raises:
-      UserError: an earlier write failed, because the disk is full or the folder is gone.
+    If a write fails, because the disk is full or the folder is gone, the log says so, and nothing more is written:
+    training needs no kept targets.
     """
     if self._room <= 0:
       return
@@ -181,7 +182,7 @@ class KeptTargets:
     return targets if decoded is None else decoded
 
   def flush(self) -> None:
-    """Waits until everything is written; raises UserError as `write` does."""
+    """Waits until everything is written."""
     while self._writes:
       self._finish(self._writes.popleft())
 
@@ -189,9 +190,8 @@ class KeptTargets:
     try:
       write.result()
     except (OSError, ValueError) as error:
-      raise UserError(
-          f"config.teacher.kept_targets: {self.folder} cannot be written ({_words(error)}); nothing of the run is lost,"
-          " and it goes on from its newest checkpoint.") from error
+      self._room = 0
+      logger.warning("kept targets: %s cannot be written (%s); no more are kept", self.folder, _words(error))
 
 
 def _bytes_under(root):

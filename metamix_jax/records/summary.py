@@ -68,7 +68,7 @@ def describe_network(
   Args:
     config: of the run.
     layers: every quantised layer.
-    limits: on sums of further costs; "limits" has the layers' shares in them, if there are any.
+    limits: on sums of further costs; if there are any, "limits" has what each layer costs, {name: cost}, and the most.
   """
   described = {
       "network": config.network.name,
@@ -77,7 +77,8 @@ def describe_network(
   }
   if limits:
     described["limits"] = [
-        {"most": limit.most, "layers": [_describe_layer(layer) for layer in limit.layers]} for limit in limits]
+        {"most": limit.most, "costs": {
+            layer.name: layer.cost and dataclasses.asdict(layer.cost) for layer in limit.layers}} for limit in limits]
   return described
 
 

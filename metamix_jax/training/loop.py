@@ -158,16 +158,18 @@ def train(
   return state, checkpoints.best
 
 
-def _batches(context, phase, first_step, num_steps, read_targets=None) -> Iterator[tuple[int, int, Batch]]:
+def _batches(
+    context, phase, first_step, num_steps, read_targets=lambda batches, epoch, first_batch: batches
+) -> Iterator[tuple[int, int, Batch]]:
   """Yields (step, epoch of the phase, batch on the devices) from the step after `first_step` on; steps count from 1."""
   step = first_step
   while step < num_steps:
     epoch, first_batch = divmod(step, context.data.steps_per_epoch)
-    epoch_of_run = _first_epoch(context, phase) + epoch
+    epoch_of_data = _first_epoch(context, phase) + epoch
     if context.config.data.repeat_epochs:
-      epoch_of_run %= context.config.data.repeat_epochs
-    batches = context.data.train_epoch(epoch_of_run, first_batch)
-    for batch in context.place(read_targets(batches, epoch_of_run, first_batch) if read_targets else batches):
+      epoch_of_data %= context.config.data.repeat_epochs
+    batches = context.data.train_epoch(epoch_of_data, first_batch)
+    for batch in context.place(read_targets(batches, epoch_of_data, first_batch)):
       step += 1
       yield step, epoch, batch
 

@@ -11,6 +11,7 @@ import jax
 import jaxlib
 import numpy as np
 
+from metamix_jax.records import multihost
 from metamix_jax.records.kept_targets import WHOLE, KeptTargets, WholeTargets
 from metamix_jax.records.workdir import CHANGEABLE
 from metamix_jax.training.context import TrainingContext
@@ -83,9 +84,14 @@ class KeptTeacherTargets(TeacherTargets):
     self._computed: tuple[tuple[int, int], jax.Array] | None = None
 
   def read(self, batches: Iterator[HostBatch], epoch: int, first_batch: int) -> Iterator[HostBatch]:
-    """Yields the batches of an epoch of the run, with "target" where it is on disk."""
+    """Yields the batches of an epoch of the run, with "target" where every process has its part on disk.
+
+    Otherwise all of them run the teacher, because a program over all devices needs all processes.
+    """
     for number, batch in enumerate(batches, first_batch):
       targets = self._kept.read(epoch, number)
+      if multihost.total(int(targets is None)):
+        targets = None
       self._places.append((epoch, number) if targets is None else None)
       yield batch if targets is None else batch | {"target": targets}
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -114,3 +115,18 @@ def test_kept_classes_take_their_bytes_and_are_read_as_they_were_rounded(tmp_pat
   assert whole.read(0, 0).tobytes() == whole.as_read(targets).tobytes() == targets.tobytes()
   size, = (path.stat().st_size for path in files(top.folder))
   assert size <= 64 * 10 * 4 + 32
+
+
+def test_training_goes_on_where_targets_cannot_be_written(tmp_path, caplog):
+  kept = opened(tmp_path)
+  shutil.rmtree(kept.folder)
+  kept.folder.write_text("")
+  with caplog.at_level(logging.WARNING, "metamix_jax"):
+    for number in range(9):
+      kept.write(0, number % 3, FIRST)
+    kept.flush()
+  assert caplog.messages and all("cannot be written" in text for text in caplog.messages)
+  written = len(caplog.messages)
+  kept.write(1, 0, FIRST)
+  kept.flush()
+  assert len(caplog.messages) == written

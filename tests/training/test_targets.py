@@ -9,7 +9,7 @@ import pytest
 
 from metamix_jax import experiment
 from metamix_jax.method.bops import lowest_bits
-from metamix_jax.training import phases
+from metamix_jax.training import phases, targets
 from metamix_jax.training.context import prepare
 from metamix_jax.training.fingerprint import digest_of_state
 from metamix_jax.training.targets import KeptTeacherTargets, TeacherTargets
@@ -76,9 +76,9 @@ def test_targets_are_those_of_the_same_images_and_the_same_teacher(work, tmp_pat
   folders = set()
 
   def folder_of(context, teacher):
-    targets = KeptTeacherTargets(context, teacher, tmp_path, 1e9)
-    folders.add(targets._kept.folder)
-    return targets._kept.folder
+    folder = KeptTeacherTargets(context, teacher, tmp_path, 1e9)._kept.folder
+    folders.add(folder)
+    return folder
 
   first = folder_of(context, teacher)
   assert folder_of(context, teacher) == first
@@ -132,3 +132,13 @@ def test_repeated_epochs_need_the_teacher_once(work, tmp_path):
   kept.config.data.repeat_epochs = None
   other, calls = trained(kept, teacher, meta)
   assert other != first and calls > 0
+
+
+def test_where_another_process_lacks_its_part_all_run_the_teacher(work, tmp_path, monkeypatch):
+  context, teacher, meta = work
+  kept = with_kept(context, tmp_path)
+  plain, num_steps = trained(kept, teacher, meta)
+  monkeypatch.setattr(targets.multihost, "total", lambda missing: missing + 1)
+  assert trained(kept, teacher, meta) == (plain, num_steps)
+  monkeypatch.undo()
+  assert trained(kept, teacher, meta) == (plain, 0)
