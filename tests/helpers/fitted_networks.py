@@ -14,7 +14,7 @@ from metamix_jax.method.precision import assigned_precision
 from metamix_jax.nn.batch_random import GENERATOR, batch_key
 from tests.helpers.exported_networks import random_network
 
-NUM_KINDS, BATCH = 10, 20
+NUM_KINDS = 10
 LEARNING_RATE = 3e-3
 STEP_SIZE_FLOOR = 1e-6
 IMAGES_OF_STATISTICS = 200
@@ -37,7 +37,7 @@ def striped_images(rng, count, image_shape):
   return np.clip(np.round(images), 0, 255).astype(np.uint8), kinds
 
 
-def fitted_network(name, image_shape, rng, steps, bits=None, num_classes=1000):
+def fitted_network(name, image_shape, rng, steps, batch_size, bits=None, num_classes=1000):
   """Trains a network of random weights, quantised throughout, as stage B does.
 
   Batch norm ends with statistics of new images. Its first scale stays 0, as that of a channel that training gave up.
@@ -47,6 +47,7 @@ def fitted_network(name, image_shape, rng, steps, bits=None, num_classes=1000):
     image_shape: (H, W, C).
     rng: of the images.
     steps: of training.
+    batch_size: images of a step.
     bits: of every searched layer; None: drawn from the candidates.
     num_classes: outputs, of which ten are kinds.
   """
@@ -71,8 +72,8 @@ def fitted_network(name, image_shape, rng, steps, bits=None, num_classes=1000):
   trained = {name: start.variables[name] for name in ("params", "step_sizes")}
   batch_stats, state = start.variables["batch_stats"], optimizer.init(trained)
   for number in range(steps):
-    images, kinds = striped_images(rng, BATCH, image_shape)
-    key = batch_key(jax.random.key(number, impl=GENERATOR), BATCH, 0)
+    images, kinds = striped_images(rng, batch_size, image_shape)
+    key = batch_key(jax.random.key(number, impl=GENERATOR), batch_size, 0)
     trained, batch_stats, state = step(trained, batch_stats, state, images, kinds, key)
 
   @jax.jit
