@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from metamix_jax.records.interruption import StopRequest
-from metamix_jax.reporting import sweep
+from metamix_jax.reporting import sweep, sweep_execution
 from tests.helpers.files import ROOT
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
@@ -36,7 +36,7 @@ def test_the_runs_of_a_sweep_share_one(users, monkeypatch, tmp_path):
   for name in ("seed=0", "seed=1"):
     output = tmp_path / name
     run = sweep.SweepRun({}, None, pathlib.Path("sweep") / name, (*CHILD, str(output)))
-    assert sweep.run_in_process(run, StopRequest()) == 0
+    assert sweep_execution.run_in_process(run, StopRequest()) == 0
     assert output.read_text() == (users or f"{tmp_path}/sweep/compilation_cache")
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, SIGNALS, STOP_PIPE, StopRequest
-from metamix_jax.reporting import sweep
+from metamix_jax.reporting import sweep, sweep_execution
 from tests.helpers.files import ROOT
 from tests.helpers.interrupted_runs import start
 
@@ -41,11 +41,11 @@ hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
 PARENT = """
 import pathlib, sys, types
 from metamix_jax.records.interruption import StopRequest
-from metamix_jax.reporting import sweep
+from metamix_jax.reporting import sweep_execution
 request = StopRequest()
 request.listen_for_signals()
 run = types.SimpleNamespace(arguments=("-c", sys.argv[1], "0.3"), folder=pathlib.Path(sys.argv[2]))
-sys.exit(sweep.run_in_process(run, request))
+sys.exit(sweep_execution.run_in_process(run, request))
 """
 
 
@@ -146,14 +146,14 @@ def test_ctrl_c_reaches_the_sweep_and_its_child_and_both_save(tmp_path):
 def test_the_next_sweep_waits_for_the_run_that_is_leaving(monkeypatch, tmp_path):
   """Of a killed sweep; the wait ends with the patience, and with a request to stop."""
   answers = iter([True, True, False])
-  monkeypatch.setattr(sweep.folder_lock, "is_held", lambda folder: next(answers))
-  monkeypatch.setattr(sweep, "_POLL_SECONDS", 0.01)
+  monkeypatch.setattr(sweep_execution.folder_lock, "is_held", lambda folder: next(answers))
+  monkeypatch.setattr(sweep_execution, "_POLL_SECONDS", 0.01)
   run = sweep.SweepRun({}, None, tmp_path, ("-c", "raise SystemExit(3)"))
-  assert sweep.run_in_process(run, StopRequest()) == 3
+  assert sweep_execution.run_in_process(run, StopRequest()) == 3
   assert next(answers, "asked until it was free") == "asked until it was free"
-  monkeypatch.setattr(sweep.folder_lock, "is_held", lambda folder: True)
-  monkeypatch.setattr(sweep, "_PATIENCE_SECONDS", 0.1)
-  assert sweep.run_in_process(run, StopRequest()) == 3
+  monkeypatch.setattr(sweep_execution.folder_lock, "is_held", lambda folder: True)
+  monkeypatch.setattr(sweep_execution, "_PATIENCE_SECONDS", 0.1)
+  assert sweep_execution.run_in_process(run, StopRequest()) == 3
 
 
 @pytest.mark.slow

@@ -1,18 +1,14 @@
-"""Sweeps: plans runs over a grid of config values, executes them, and writes their results side by side."""
+"""Sweeps: plans runs over a grid of config values, and writes their results side by side."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import csv
 import dataclasses
 import io
 import itertools
 import json
-import os
 import pathlib
 import re
 import statistics
-import subprocess
-import sys
-import time
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -21,9 +17,8 @@ import ml_collections
 from metamix_jax import config as config_rules
 from metamix_jax.config_file import flatten, load_config
 from metamix_jax.errors import UserError
-from metamix_jax.records import folder_lock, paths
+from metamix_jax.records import paths
 from metamix_jax.records.files import write_text
-from metamix_jax.records.interruption import EXIT_INTERRUPTED, STOP_PIPE, Interrupted, StopRequest
 from metamix_jax.records.results import FULL_PRECISION_TOP1, TARGET_FIGURES
 from metamix_jax.reporting.style import new_figure, save, series_style
 
@@ -32,9 +27,6 @@ from metamix_jax.reporting.style import new_figure, save, series_style
 COLUMNS = (FULL_PRECISION_TOP1, *TARGET_FIGURES)
 # Fields that do not separate the series of the plot: the repetitions, and the axis.
 _WITHIN_SERIES = ("seed", "arch.target_gbops")
-_POLL_SECONDS = 0.5
-# For a run whose sweep was killed to save and leave its folder.
-_PATIENCE_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,78 +89,6 @@ def plan(sweep: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[SweepR
         f"--config.{name}={value}" for name, value in overrides.items()))
     runs[folder] = SweepRun(named_values, _config(base, overrides), folder, arguments)
   return list(runs.values())
-
-
-def execute(
-    runs: Sequence[SweepRun], workdir: pathlib.Path, launch: Callable[[SweepRun], int], stop_request: StopRequest,
-    report_progress: Callable[[str], None]
-) -> None:
-  """Executes the unfinished runs one after another, and writes the results after each.
-
-  A run that fails does not stop the others.
-
-  Args:
-    runs: from `plan`.
-    workdir: DIR of the sweep.
-    launch: executes one run and returns its exit status: 0, or EXIT_INTERRUPTED if the same call can continue it.
-    stop_request: read before and after each run.
-    report_progress: gets a line before each run.
-
-  Raises:
-    Interrupted: the sweep or a run was asked to stop.
-    UserError: runs failed; the sentence names them.
-  """
-  left, failed, seconds = [run for run in runs if run.summary() is None], [], []
-  write_results(runs, workdir)
-  for number, run in enumerate(left):
-    if stop_request.requested:
-      raise Interrupted(f"stopped before {run.folder.name}")
-    line = f"sweep: run {len(runs) - len(left) + number + 1} of {len(runs)}, {run.folder.name}"
-    if seconds:
-      minutes_left = statistics.mean(seconds) * (len(left) - number) / 60
-      line += f", about {minutes_left // 60:.0f}:{minutes_left % 60:02.0f} h left"
-    report_progress(line)
-    start = time.monotonic()
-    status = launch(run)
-    if status == 0:
-      seconds.append(time.monotonic() - start)
-      write_results(runs, workdir)
-    elif stop_request.requested or status == EXIT_INTERRUPTED:
-      raise Interrupted(f"stopped in {run.folder.name}")
-    else:
-      failed.append(f"{run.folder.name} (status {status})")
-  if failed:
-    raise UserError(
-        f"{len(failed)} of {len(runs)} runs failed, {', '.join(failed)}; the same command tries them again.")
-
-
-def run_in_process(run: SweepRun, stop_request: StopRequest) -> int:
-  """Runs in a process of its own, which stops when the sweep is asked to stop or killed, and returns its exit status.
-
-  The process waits for the end of a pipe (interruption.STOP_PIPE). A signal would be its second one where Ctrl-C has
-  reached it too, and nobody sends one where the sweep is killed. Where an earlier sweep was, its run gets a minute to
-  leave the folder.
-  """
-  patience_ends = time.monotonic() + _PATIENCE_SECONDS
-  while folder_lock.is_held(run.folder) and time.monotonic() < patience_ends and not stop_request.requested:
-    time.sleep(_POLL_SECONDS)
-  reader, writer = os.pipe()
-  with open(reader, "rb"), open(writer, "wb") as pipe:
-    process = subprocess.Popen(
-        [sys.executable, *run.arguments], pass_fds=(reader,), env=os.environ | _shared_cache(run) | {
-            STOP_PIPE: str(reader)})
-    while True:
-      try:
-        return process.wait(_POLL_SECONDS)
-      except subprocess.TimeoutExpired:
-        if stop_request.requested:
-          pipe.close()
-
-
-def _shared_cache(run):
-  """JAX's variable for one compilation cache in the sweep's folder, or {} where the user set the variable."""
-  name = "JAX_COMPILATION_CACHE_DIR"
-  return {} if os.environ.get(name) else {name: str((run.folder.parent / "compilation_cache").absolute())}
 
 
 def write_results(runs: Sequence[SweepRun], workdir: pathlib.Path) -> None:

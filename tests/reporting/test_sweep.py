@@ -13,7 +13,7 @@ from metamix_jax.config_file import flatten
 from metamix_jax.records import interruption
 from metamix_jax.records.interruption import EXIT_INTERRUPTED
 from metamix_jax.records.results import TARGET_FIGURES
-from metamix_jax.reporting import sweep
+from metamix_jax.reporting import sweep, sweep_execution
 from tests.helpers.files import ROOT
 from tests.helpers.interrupted_runs import StopAfter
 from tests.helpers.tiny_sweep import get_config
@@ -48,9 +48,10 @@ def invent(run, full_precision_top1=97.5):
   return 0
 
 
-def execute(runs, workdir, run, stop_request=None):
+def execute(runs, workdir, launch, stop_request=None):
   lines = []
-  sweep.execute(runs, workdir, run, stop_request or interruption.StopRequest(), lines.append)
+  sweep_execution.execute(
+      runs, workdir, lambda run, stop_request: launch(run), stop_request or interruption.StopRequest(), lines.append)
   return lines
 
 
@@ -168,10 +169,12 @@ def test_a_wrong_sweep_is_one_sentence(tiny, tmp_path, part, value, sentence):
   assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
-def start(workdir, data_dir, *flags):
-  """The command in a process of its own, one device; its output is in .stdout."""
+def start(workdir, data_dir, *flags, cores=None):
+  """The command in a process of its own, one device, perhaps a limited number of cores; its output is in .stdout."""
+  allowed = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
+  limited = [] if cores is None else ["taskset", "--cpu-list", allowed]
   return subprocess.Popen(
-      [sys.executable, "scripts/sweep.py", "--config=tests/helpers/tiny_sweep.py", f"--workdir={workdir}",
+      [*limited, sys.executable, "scripts/sweep.py", "--config=tests/helpers/tiny_sweep.py", f"--workdir={workdir}",
        f"--config.fixed.data.data_dir={data_dir}", *flags],
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
       env=os.environ | {"PYTHONUNBUFFERED": "1", "XLA_FLAGS": ""})
@@ -184,6 +187,23 @@ def test_the_command_prints_the_single_commands(data_dir, tmp_path):
   assert lines[0].startswith(
       f"python -m metamix_jax.main --config=configs/digits.py --workdir={tmp_path}/sweep/{RUNS[0]} ")
   assert "'--config.network.options.blocks=((1, 8, 1, 1), (2, 8, 1, 2))'" in lines[3] and "--config.seed=1" in lines[3]
+
+
+@pytest.mark.slow
+def test_two_at_once_write_the_results_of_one_after_another(data_dir, tmp_path):
+  """Both with one core each: the number of cores may change the order of sums."""
+  files = {}
+  for name, parallel in (("in turn", 1), ("at once", 2)):
+    workdir = tmp_path / name
+    process = start(workdir, data_dir, f"--parallel={parallel}", cores=1 if parallel == 1 else 2)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert ("pretraining: step" in output) == (parallel == 1)
+    logs = sorted(workdir.glob("*/output.log"))
+    assert [log.parent.name for log in logs] == ([] if parallel == 1 else RUNS)
+    assert all("pretraining: step" in log.read_text() for log in logs)
+    files[name] = (workdir / "results.csv").read_text()
+  assert files["in turn"] == files["at once"]
 
 
 @pytest.mark.slow
