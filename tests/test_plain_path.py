@@ -17,7 +17,9 @@ from metamix_jax.training.state import Network, create_arch_states, create_meta_
 from tests.helpers.continuous_quantizer import CONTINUOUS
 from tests.helpers.files import load_script
 
-SHAPE, CLASSES, BATCH, DATA_SEED = (8, 8, 3), 4, 8, 0
+SHAPE, CLASSES, BATCH = (8, 8, 3), 4, 8
+DATA_SEEDS = range(5)
+ORDERS = 3  # Of the images, other than the first.
 OPTIONS = {"stem_stride": 1, "stem_channels": 4, "blocks": ((1, 4, 1, 1), (2, 8, 1, 2)), "last_channels": 8}
 
 
@@ -32,12 +34,12 @@ def run(step, *arguments):
 
 
 @functools.cache
-def start():
+def start(data_seed):
   """A network, its state with quantised weights, an architecture state and a batch."""
   module = create_network(
       "mobilenet_v2", CLASSES, QuantizationScheme((3, 8), 4, 8, Placement(steps.AXIS)), OPTIONS)
   network = Network(module, trace_layers(module, SHAPE), (0.5,) * 3, (0.25,) * 3, 1e-6)
-  batch = load_script("benchmarks/synthetic").create_batch(BATCH, SHAPE, CLASSES, DATA_SEED)
+  batch = load_script("benchmarks/synthetic").create_batch(BATCH, SHAPE, CLASSES, data_seed)
   meta = create_meta_state(network, optax.trace(decay=0.9), SHAPE, seed=0)
   magnitudes = jax.jit(jax.vmap(steps.calibration_step, in_axes=(None, 0), axis_name=steps.AXIS))(
       meta, jax.tree.map(lambda leaf: leaf[None], batch))
@@ -49,9 +51,10 @@ def start():
   return network, jax.device_get(meta.with_optimizer(meta.optimizer)), jax.device_get(arch), batch
 
 
-def gradients(quantizer, depthwise):
-  """Losses and gradients of one bit-meta and one bit-search step, {path: array}."""
-  network, meta, arch, batch = start()
+def gradients(quantizer, depthwise, data_seed, order=slice(None)):
+  """Losses and gradients of one bit-meta and one bit-search step, {path: array}; `order` is that of the images."""
+  network, meta, arch, batch = start(data_seed)
+  batch = jax.tree.map(lambda leaf: leaf[order], batch)
   scheme = dataclasses.replace(
       network.module.scheme, quantizer=quantizer, placement=Placement(steps.AXIS, depthwise=depthwise))
   meta = meta.replace(network=dataclasses.replace(network, module=network.module.clone(scheme=scheme)))
@@ -59,38 +62,58 @@ def gradients(quantizer, depthwise):
   new_arch, search = run(steps.bit_search_steps, arch, meta, batch)
   result = traverse_util.flatten_dict(
       {"meta": new_meta.optimizer_state.trace, "alpha": new_arch.optimizer_state.trace}, sep=":")
-  return {"loss": metrics["loss_by_candidate"], "task_loss": search["task_loss"]}, jax.device_get(result)
+  assert len(result) > 30
+  losses = {"loss": metrics["loss_by_candidate"], "task_loss": search["task_loss"]}
+  return losses, with_small_ones_together(jax.device_get(result))
 
 
-def with_step_sizes_together(tree):
-  """Puts the gradients of all activation step sizes into one vector.
+def with_small_ones_together(tree):
+  """Puts the gradients of all activation step sizes into one vector; those of weight step sizes, and alpha, likewise.
 
   Each is a sum of thousands of terms of both signs, so one of them alone may be nothing but rounding.
   """
-  alone = {path: values for path, values in tree.items() if not path.endswith(":activation")}
-  together = [np.ravel(values) for path, values in sorted(tree.items()) if path.endswith(":activation")]
-  return alone | {"activation step sizes": np.concatenate(together)}
+  kinds = {"activation": [], "weight": [], "alpha": []}
+  alone = {}
+  for path, values in sorted(tree.items()):
+    kind = "alpha" if path.startswith("alpha:") else path.rpartition(":")[-1]
+    if kind in kinds:
+      kinds[kind].append(np.ravel(values))
+    else:
+      alone[path] = values
+  return alone | {kind: np.concatenate(parts) for kind, parts in kinds.items()}
 
 
-def assert_agree(ours, theirs):
-  assert ours.keys() == theirs.keys() and len(ours) > 30
-  ours, theirs = with_step_sizes_together(ours), with_step_sizes_together(theirs)
-  for path, expected in theirs.items():
-    error = np.linalg.norm(ours[path] - expected)
-    assert error <= 1e-5 * np.linalg.norm(expected) + 1e-9, path
+def distances(ours, theirs):
+  """{path: norm of the difference}."""
+  assert ours.keys() == theirs.keys()
+  return {path: np.linalg.norm(ours[path] - theirs[path]) for path in theirs}
 
 
 @pytest.mark.slow
-def test_quantisers_agree_with_autodiff():
+@pytest.mark.parametrize("data_seed", DATA_SEEDS)
+def test_quantisers_agree_with_autodiff(data_seed):
   """The losses are equal to the last bit: no value is in another code."""
   (loss, ours), (plain_loss, theirs) = (
-      gradients(quantizer, "native") for quantizer in (LSQ, load_script("benchmarks/plain_quantizers").PLAIN))
+      gradients(quantizer, "native", data_seed)
+      for quantizer in (LSQ, load_script("benchmarks/plain_quantizers").PLAIN))
   jax.tree.map(np.testing.assert_array_equal, loss, plain_loss)
-  assert_agree(ours, theirs)
+  for path, distance in distances(ours, theirs).items():
+    assert distance <= 1e-5 * np.linalg.norm(theirs[path]) + 1e-9, path
 
 
 @pytest.mark.slow
-def test_depthwise_convolutions_agree_with_native_ones():
-  (loss, ours), (native_loss, theirs) = (gradients(CONTINUOUS, depthwise) for depthwise in ("shifted", "native"))
+@pytest.mark.parametrize("data_seed", DATA_SEEDS)
+def test_depthwise_convolutions_agree_with_native_ones(data_seed):
+  """They differ by no more than rounding, whose size the native ones show: the same images in another order.
+
+  The order changes nothing but the order of sums over images. A fixed tolerance would be too small for gradients that
+  are small differences of large sums, and too large for the others.
+  """
+  (loss, ours), (native_loss, theirs) = (
+      gradients(CONTINUOUS, depthwise, data_seed) for depthwise in ("shifted", "native"))
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), loss, native_loss)
-  assert_agree(ours, theirs)
+  rng = np.random.default_rng(data_seed)
+  reordered = [gradients(CONTINUOUS, "native", data_seed, rng.permutation(BATCH))[1] for _ in range(ORDERS)]
+  rounding = {path: max(distances(other, theirs)[path] for other in reordered) for path in theirs}
+  for path, distance in distances(ours, theirs).items():
+    assert distance <= 4 * rounding[path] <= 1e-3 * np.linalg.norm(theirs[path]), path
