@@ -22,7 +22,7 @@ from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.records.files import write_json, write_text
 from metamix_jax.records.paths import local_folder
-from metamix_jax.records.search_quality import TargetQuality
+from metamix_jax.records.search_quality import TargetQuality, verdict_of_interval
 from metamix_jax.reporting import saved_run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -91,7 +91,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
       comparisons = {comparison["name"]: comparison for comparison in target["comparisons"]}
       cells = []
       for name, found in verdicts.items():
-        found.append(verdict(*comparisons[name]["interval"]))
+        found.append(verdict_of_interval(*comparisons[name]["interval"]))
         cells.append(f"{comparisons[name]['difference']:+.3f}, {found[-1]}")
       beaten.append(target["percent_beaten"])
       lines.append(
@@ -122,11 +122,6 @@ def _agreement(entries):
     agreed = sum(len({bits[name] for bits in assignments}) == 1 for name in assignments[0])
     parts.append(f"{agreed} of {len(assignments[0])} ({target:g} GBOPs)")
   return ", ".join(parts)
-
-
-def verdict(low: float, high: float) -> str:
-  """Returns "better" or "worse" where the interval of a difference in loss leaves 0 out, else "equal"."""
-  return "better" if high < 0 else "worse" if low > 0 else "equal"
 
 
 def _key(entry):

@@ -122,6 +122,11 @@ class SearchQuality:
         "uniform": {str(bits): dataclasses.asdict(score) for bits, score in self.uniform.items()}}
 
 
+def verdict_of_interval(low: float, high: float) -> str:
+  """Returns "better" or "worse" where the interval of a difference in loss leaves 0 out, else "equal"."""
+  return "better" if high < 0 else "worse" if low > 0 else "equal"
+
+
 def read_search_quality(workdir: pathlib.Path, layers: Sequence[LayerCost]) -> SearchQuality | None:
   """Reads DIR/report/search_quality.json; None if it does not exist.
 

@@ -17,6 +17,7 @@ from metamix_jax.records.search_quality import (
     SearchQuality,
     TargetQuality,
     read_search_quality,
+    verdict_of_interval,
 )
 from metamix_jax.reporting import page, saved_run, search_quality, tables
 from tests.helpers.files import ROOT, load_module
@@ -139,7 +140,7 @@ def test_the_table_of_the_evidence(run):
   other = json.loads(json.dumps(entry))
   other["targets"][0]["bits"]["head"] = 11 - entry["targets"][0]["bits"]["head"]
   assert "for a target: 14 of 15 (0.025 GBOPs)." in evidence.table([entry, other])
-  assert [evidence.verdict(*interval) for interval in ((-2, -1), (-1, 1), (1, 2), (0, 1))] == [
+  assert [verdict_of_interval(*interval) for interval in ((-2, -1), (-1, 1), (1, 2), (0, 1))] == [
       "better", "equal", "worse", "equal"]
 
 
