@@ -29,7 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
   # and 11 bits do not hold the product of a code and a step size. On CPUs all three are float32 [A].
   config.matmul_precision = "highest"
   config.bits_from = placeholder(str)  # A selected_bits.json to train with, without a search; None: search.
-  # DIR of another run, whose full-precision network and meta-state are taken; only with bits_from. None: trains them.
+  # DIR of another run, whose full-precision network and meta-state are taken: bits are then searched on that meta-state
+  # without bit-meta training, or are those of bits_from. None: trains them.
   config.meta_state_from = placeholder(str)
 
   config.checkpoints = ml_collections.ConfigDict()

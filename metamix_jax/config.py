@@ -193,10 +193,6 @@ def _given_bits_fit(config):
     return (f"config.bits_from is {config.bits_from}, which holds the bits of one target; config.arch.target_gbops has "
             f"{count}, and must then be a number.")
 
-  if config.meta_state_from is not None and config.bits_from is None:
-    return (f"config.meta_state_from is {config.meta_state_from}, and config.bits_from is None; it must be a "
-            "selected_bits.json, for a run on the meta-state of another run does not search.")
-
 
 def _one_penalty_weight(config):
   given = config.arch.penalty_weight, config.arch.relative_penalty_weight

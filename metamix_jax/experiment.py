@@ -142,15 +142,19 @@ def _pretrain(context: TrainingContext, saving: Saving, meta: MetaState, clock: 
 
 
 def _select_bits(context: TrainingContext, teacher: Teacher | None, saving: Saving, meta: MetaState, clock: Clock):
-  """Computes the second phase: the meta-state, and the bits of every target, searched or from config.bits_from."""
+  """Computes the second phase: the meta-state, trained or another run's, and bits, searched or from a file."""
   config = context.config
   if config.meta_state_from is None:
     check_input_ranges(context, meta)
   if config.bits_from is not None:
     return _take_given_bits(context, teacher, saving, meta, clock)
-  before = measure_stability(context, meta)
-  meta, archs = phases.select_bits(context, meta, phases.create_architectures(context), teacher, saving, clock)
-  stability = ActivationStability(before, measure_stability(context, meta))
+  archs, stability = phases.create_architectures(context), None
+  if config.meta_state_from is not None:
+    meta, archs = phases.search_bits(context, _with_saved_meta_state(context, meta), archs, teacher, saving, clock)
+  else:
+    before = measure_stability(context, meta)
+    meta, archs = phases.select_bits(context, meta, archs, teacher, saving, clock)
+    stability = ActivationStability(before, measure_stability(context, meta))
   alpha = {name: np.asarray(values) for name, values in archs.alpha.items()}
   selected = []
   for index, target_gbops in enumerate(targets(config)):
@@ -174,9 +178,7 @@ def _take_given_bits(context: TrainingContext, teacher: Teacher | None, saving: 
   """Trains the meta-state, or loads it from config.meta_state_from, and reads the bits of config.bits_from."""
   config, layers, stability = context.config, context.network.layers, None
   if config.meta_state_from is not None:
-    loaded = load_meta_state(context, pathlib.Path(config.meta_state_from))
-    meta = meta.replace(weights=loaded.weights, step_sizes=loaded.step_sizes, batch_stats=loaded.batch_stats)
-    logger.info("meta-state from %s", config.meta_state_from)
+    meta = _with_saved_meta_state(context, meta)
   else:
     before = measure_stability(context, meta)
     meta = phases.train_meta_state(context, meta, teacher, saving, clock)
@@ -184,6 +186,14 @@ def _take_given_bits(context: TrainingContext, teacher: Teacher | None, saving: 
   bits = read_selected_bits(config.bits_from, layers)
   target_gbops, = targets(config)
   return meta, BitSelection((_selection(context, target_gbops, bits, bits),), stability).to_json()
+
+
+def _with_saved_meta_state(context: TrainingContext, meta: MetaState) -> MetaState:
+  """Returns the state with the meta-state of the run in config.meta_state_from."""
+  folder = context.config.meta_state_from
+  loaded = load_meta_state(context, pathlib.Path(folder))
+  logger.info("meta-state from %s", folder)
+  return meta.replace(weights=loaded.weights, step_sizes=loaded.step_sizes, batch_stats=loaded.batch_stats)
 
 
 def _evaluate_meta_state(context: TrainingContext, selection: BitSelection, meta: MetaState, clock: Clock):

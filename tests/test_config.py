@@ -103,9 +103,6 @@ def changed(values):
     ({"bits_from": "b.json", "arch.target_gbops": (0.02, 0.03)},
      "config.bits_from is b.json, which holds the bits of one target; config.arch.target_gbops has 2, and must then be "
      "a number."),
-    ({"meta_state_from": "runs/digits"},
-     "config.meta_state_from is runs/digits, and config.bits_from is None; it must be a selected_bits.json, for a run "
-     "on the meta-state of another run does not search."),
     ({"arch.penalty_weight": 4.0},
      "config.arch.penalty_weight is 4.0 and config.arch.relative_penalty_weight is 13.24; one of them must be a "
      "number, and the other None."),
@@ -138,6 +135,7 @@ def test_validate(values, sentence):
 @pytest.mark.parametrize("values", [
     {"bits_from": "b.json", "bit_selection.meta_only_epochs": 10},  # Nothing is searched.
     {"bits_from": "b.json", "meta_state_from": "runs/digits", "pretraining.epochs": 0},  # Nothing is pretrained.
+    {"meta_state_from": "runs/digits", "pretraining.epochs": 0},  # Likewise; bits are searched.
     {"arch.penalty_weight": 500.0, "arch.relative_penalty_weight": None},
 ])
 def test_what_given_bits_make_superfluous(values):

@@ -1,4 +1,4 @@
-"""The steps that the search takes on one batch (M12), as a part of the context that a fork may replace."""
+"""The steps of a search on one batch (M12): beside bit-meta training, which a fork may replace, or by itself."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -33,3 +33,23 @@ def alternate(
   meta, metrics = programs.bit_meta_step(meta, batch)
   archs, search = programs.bit_search_steps(archs, meta, batch)
   return meta, archs, metrics | {"gbops": search["gbops"], "search_loss": search["task_loss"]}
+
+
+def search_alone(
+    programs: Programs, meta: MetaState, archs: ArchState, batch: Batch
+) -> tuple[MetaState, ArchState, Metrics]:
+  """Takes one bit-search step (M11) of every target on a meta-state that is not trained any more.
+
+  Args:
+    programs: the steps, mapped over the devices.
+    meta: the meta-state; only its step counts on, on which dropout depends.
+    archs: alpha of K targets, stacked on a leading axis [K]; their buffers are donated, so do not use them again.
+    batch: with its targets.
+
+  Returns:
+    Both states after the batch; "gbops" and "search_loss" as of `alternate`, and "loss", the mean of "search_loss".
+  """
+  meta = meta.replace(step=meta.step + 1)
+  archs, search = programs.bit_search_steps(archs, meta, batch)
+  task_loss = search["task_loss"]
+  return meta, archs, {"loss": task_loss.mean(), "gbops": search["gbops"], "search_loss": task_loss}

@@ -40,12 +40,14 @@ class Phase:
     section: section of the config with its epochs: one of TRAINING_PHASES.
     learning_rates: (number of steps before) -> {name: learning rate}, for the records.
     bits: bits of each searched layer if the phase trains one assignment; None: every candidate is in use.
+    first_epoch: of the section's epochs, the one that the phase begins with; it has those before it left out.
   """
 
   name: str
   section: str
   learning_rates: Callable[[int], Mapping[str, Any]] = lambda step: {}
   bits: Mapping[str, int] | None = None
+  first_epoch: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +95,12 @@ def train(
   """
   clock = clock or Clock()
   num_steps = context.config[phase.section].epochs * context.data.steps_per_epoch
-  first_step, checkpoints, recorder = 0, None, None
+  first_step, checkpoints, recorder = phase.first_epoch * context.data.steps_per_epoch, None, None
   if saving is not None:
     checkpoints = StepCheckpoints(
         saving.folder / "steps" / phase.name, phase.name, clock, max_to_keep=context.config.checkpoints.max_to_keep)
-    state, first_step = checkpoints.restore(state)
+    state, saved_step = checkpoints.restore(state)
+    first_step = max(first_step, saved_step)
     if saving.metrics is not None:
       recorder = Recorder(saving.metrics, context, phase.name, phase.learning_rates, phase.bits, clock)
       recorder.start(first_step)

@@ -5,11 +5,13 @@ import dataclasses
 import pathlib
 
 import jax
+import jax.numpy as jnp
 
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.records.clock import Clock
 from metamix_jax.records.kept_targets import TopTargets
 from metamix_jax.records.names import TRAINING_PHASES, targets
+from metamix_jax.training.alternation import search_alone
 from metamix_jax.training.context import TrainingContext, penalty_weights
 from metamix_jax.training.evaluation import evaluate
 from metamix_jax.training.loop import Phase, Saving, train
@@ -102,6 +104,44 @@ def select_bits(
   state, _ = train(
       context, Phase("bit_selection", "bit_selection", learning_rates), start, _targets_of(context, teacher), step,
       saving=saving, clock=clock)
+  return state["meta"], state["arch"]
+
+
+def search_bits(
+    context: TrainingContext, meta: MetaState, archs: ArchState, teacher: Teacher | None, saving: Saving | None = None,
+    clock: Clock | None = None,
+) -> tuple[MetaState, ArchState]:
+  """Takes the bit-search steps (M11) of a bit selection, and no bit-meta steps, on a finished meta-state [A].
+
+  The batches are those that `select_bits` searches on, in the epochs after the bit-meta-only ones.
+
+  Args:
+    context: of the run.
+    meta: the meta-state of a finished bit selection; it does not change.
+    archs: alpha of K targets, stacked on a leading axis [K].
+    teacher: makes the soft targets of the task loss (M9); None: labels.
+    saving: where the steps are saved; None: nowhere.
+    clock: of the phase; None: a new one.
+
+  Returns:
+    The meta-state without an optimiser, and the architecture states after the last step.
+  """
+  first_epoch = context.config.bit_selection.meta_only_epochs
+  first_step, alpha_schedule = first_epoch * context.data.steps_per_epoch, _alpha_schedule(context)
+  meta = meta.without_optimizer().replace(
+      step=jnp.int32(first_step), bad_step=jnp.zeros((), jnp.int32),
+      phase=jnp.int32(TRAINING_PHASES.index("bit_selection")))
+
+  def step(state, epoch, batch):
+    del epoch
+    meta, archs, metrics = search_alone(context.programs, state["meta"], state["arch"], batch)
+    return {"meta": meta, "arch": archs}, metrics
+
+  phase = Phase(
+      "bit_selection", "bit_selection", lambda step: {"alpha_learning_rate": alpha_schedule(step - first_step)},
+      first_epoch=first_epoch)
+  state, _ = train(
+      context, phase, {"meta": meta, "arch": archs}, _targets_of(context, teacher), step, saving=saving, clock=clock)
   return state["meta"], state["arch"]
 
 
