@@ -1,6 +1,6 @@
 """Judges assignments of bits straight from the meta-state, many of them on the same images."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import itertools
 import json
 import pathlib
@@ -44,16 +44,28 @@ class Judge:
 
   def score(self, bits: Mapping[str, int]) -> ImageScores:
     """Scores every image with the searched layers at `bits`; raises ValueError if a layer lacks its candidate."""
+    return self._of_images(fetch(self._scores(bits)), self._masks)
+
+  def score_in_turn(self, bits: Mapping[str, int]) -> Iterator[ImageScores]:
+    """Yields the scores of one batch after the other, for a caller that may have seen enough before the last one."""
+    for scores, mask in zip(self._scores(bits), self._masks, strict=True):
+      yield self._of_images(fetch(iter([scores])), [mask])
+
+  def _scores(self, bits):
+    """Yields the scores of each batch, on the devices."""
     precision = assigned_precision(self._context.network.layers, bits)
     meta = average_batch_statistics(self._context, self._meta, precision, self._statistics)
-    results = list(fetch(
-        self._context.programs.image_scores_step(meta, precision, batch) for batch in self._batches))
+    for batch in self._batches:
+      yield self._context.programs.image_scores_step(meta, precision, batch)
 
-    def of_images(name):
-      return np.concatenate([
-          np.ravel(result[name])[mask] for result, mask in zip(results, self._masks, strict=True)])
+  @staticmethod
+  def _of_images(results, masks):
+    results = list(results)
 
-    return ImageScores(of_images("loss"), of_images("correct") > 0)
+    def values(name):
+      return np.concatenate([np.ravel(result[name])[mask] for result, mask in zip(results, masks, strict=True)])
+
+    return ImageScores(values("loss"), values("correct") > 0)
 
 
 def evaluation_judge(context: TrainingContext, meta: MetaState, num_batches: int | None = None) -> Judge:

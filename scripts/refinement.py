@@ -1,0 +1,191 @@
+#!/usr/bin/env python
+"""Measures what exchanges of bits after a search would bring, judged on images that the weights have never seen.
+
+  python scripts/refinement.py runs/ledger/seed_10/reference runs/ledger/seed_13/reference
+  python scripts/refinement.py
+
+For runs on digit_pairs/small: the training images that digit_pairs/full has besides are made from the same digits, and
+no weight has seen them. From the selection of each target, and from the assignment of the sensitivity, assignments that
+differ in one layer, or in two of which one rises and one falls, are tried in random order, until none is better than
+the current one. Better means that the mean difference in loss, image by image, is below 0 by more than half of its
+standard error; a trial ends after the first batch at which it is not. The results are written to
+docs/evidence/refinement.json, and the table of docs/evidence.md is made from them. Without a folder, only the table is
+made again.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+import pathlib
+import time
+from typing import Any
+
+from absl import app, flags
+from absl import logging as absl_logging
+import numpy as np
+
+from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.errors import UserError
+from metamix_jax.method.assignments import Bits, assign_by_sensitivity, neighbours
+from metamix_jax.method.bops import LayerCost, complete_bits, gbops
+from metamix_jax.records.files import write_json, write_text
+from metamix_jax.records.paths import local_folder
+from metamix_jax.records.progress import log_to_terminal
+from metamix_jax.records.search_quality import verdict_of_interval
+from metamix_jax.records.workdir import check_data, load_config_of_run
+from metamix_jax.reporting import saved_run
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "docs" / "evidence" / "refinement.json", ROOT / "docs" / "evidence.md"
+BEGIN, END = "<!-- The table below is written by scripts/refinement.py. -->", "<!-- The end of that table. -->"
+DATA, BATCH_SIZE = "digit_pairs/small", 500  # Five images of each class.
+_IMAGES = flags.DEFINE_integer("images", 2000, "Unseen images that judge, in steps of 500.", lower_bound=500)
+_JUDGING_BATCHES = flags.DEFINE_integer("judging_batches", 24, "Training batches of the sensitivity.", lower_bound=1)
+_RESAMPLES = flags.DEFINE_integer("resamples", 2000, "Of the images, for a 95 % interval.", lower_bound=100)
+# Returns the losses of an assignment batch by batch, each float [N], always for the same images.
+LossesInTurn = Callable[[Bits], Iterator[np.ndarray]]
+
+
+@exit_on_user_error("refinement")
+def main(argv):
+  """Measures and writes the table; a UserError becomes one sentence and status 2."""
+  absl_logging.set_verbosity(absl_logging.FATAL)
+  log_to_terminal()
+  entries = json.loads(RESULTS.read_text(encoding="utf-8"))["runs"] if RESULTS.exists() else []
+  for folder in map(local_folder, argv[1:]):
+    entry = measure(folder)
+    entries = sorted([other for other in entries if other["seed"] != entry["seed"]] + [entry], key=lambda e: e["seed"])
+    write_json(RESULTS, {"runs": entries})
+  before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+  text = table(entries)
+  write_text(PAGE, f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+  print(f"{text}\nWritten: {RESULTS}, {PAGE}")
+
+
+def measure(workdir: pathlib.Path) -> dict[str, Any]:
+  """Refines the selection and the sensitivity's assignment of every target of a run, and compares them on test images.
+
+  Args:
+    workdir: DIR of a run on digit_pairs/small with a finished search.
+
+  Returns:
+    For JSON: "seed", "images" that judged, "versions", and "targets", [{"target", "selected": scores of the selection,
+    "sensitivity": scores, "from": {start: scores of the refined assignment, with "accepted", "judged" (numbers of
+    assignments), "images" and "seconds"}}]. Scores are "gbops", "loss" and "top1" on the evaluation split, and
+    "difference" of the loss to the selection's with its "interval".
+  """
+  # Here, because JAX and TensorFlow take seconds to load.
+  from metamix_jax.training.context import prepare
+  from metamix_jax.training.judge import Judge, evaluation_judge, training_judge
+  from metamix_jax.training.saved_search import load_meta_state
+  from metamix_jax.training.search_quality import bootstrap_interval, losses_one_layer_at_a_time
+
+  run = saved_run.read(workdir)
+  if run.config["data.name"] != DATA:
+    raise UserError(f"{workdir} holds a run on {run.config['data.name']}; it must be on {DATA}, to have unseen images.")
+  context = prepare(load_config_of_run(workdir))
+  check_data(workdir, context.data.description)
+  meta, layers = load_meta_state(context, workdir), context.network.layers
+  unseen, tested = Judge(context, meta, unseen_batches(_IMAGES.value // BATCH_SIZE)), evaluation_judge(context, meta)
+  on_training = training_judge(context, meta, _JUDGING_BATCHES.value)
+  alone = losses_one_layer_at_a_time(
+      layers, lambda bits: float(np.mean(on_training.score(bits).losses, dtype=np.float64)))
+
+  def described(bits, selected):
+    scores, reference = tested.score(bits), tested.score(selected)
+    differences = scores.losses.astype(np.float64) - reference.losses
+    return {"gbops": gbops(layers, complete_bits(layers, bits)), "loss": float(scores.losses.mean(dtype=np.float64)),
+            "top1": 100 * float(scores.correct.mean()), "difference": float(differences.mean()),
+            "interval": bootstrap_interval(differences, _RESAMPLES.value, np.random.default_rng(0))}
+
+  targets = []
+  for target in run.target_results:
+    starts = {"selected": dict(target.bits), "sensitivity": assign_by_sensitivity(
+        layers, alone, target.target_gbops, target.tolerance)}
+    entry = {"target": target.target_gbops, "from": {}} | {
+        name: described(bits, target.bits) for name, bits in starts.items()}
+    for name, start in starts.items():
+      begun = time.perf_counter()
+      refined, counts = refine(
+          layers, start, target.target_gbops, lambda bits: (scores.losses for scores in unseen.score_in_turn(bits)),
+          np.random.default_rng(0))
+      entry["from"][name] = described(refined, target.bits) | counts | {
+          "seconds": round(time.perf_counter() - begun, 1)}
+      print(f"{workdir}, {target.target_gbops:g}, from {name}: {entry['from'][name]}", flush=True)
+    targets.append(entry)
+  return {"seed": run.config["seed"], "images": unseen.num_images, "targets": targets,
+          "versions": dict((run.summary or {})["versions"])}
+
+
+def unseen_batches(number: int) -> Iterator[dict[str, np.ndarray]]:
+  """Yields batches of 500 training images, five of each class, that digit_pairs/full has and digit_pairs/small not."""
+  from metamix_jax.data import digit_pairs, digits
+
+  originals = digit_pairs.Originals.load(digits.split_indices()["train"])
+  first = digit_pairs.TRAIN_IMAGES_PER_CLASS["small"]
+  per_batch = BATCH_SIZE // digit_pairs.NUM_CLASSES
+  for batch in range(number):
+    parts = [
+        digit_pairs.draw_one_of_each_class(originals, np.random.default_rng((digit_pairs.SEED, 0, first + image)))
+        for image in range(per_batch * batch, per_batch * (batch + 1))]
+    yield {
+        "image": np.concatenate([images for images, _, _ in parts]),
+        "label": np.concatenate([labels for _, labels, _ in parts]).astype(np.int32),
+        "mask": np.ones(BATCH_SIZE, np.float32)}
+
+
+def refine(
+    layers: Sequence[LayerCost], start: Mapping[str, int], most_gbops: float, losses_of: LossesInTurn,
+    rng: np.random.Generator
+) -> tuple[Bits, dict[str, int]]:
+  """Improves an assignment by better neighbours until there is none, as the docstring of this file says.
+
+  Args:
+    layers: every quantised layer.
+    start: bits of each searched layer.
+    most_gbops: highest cost in GBOPs of one image.
+    losses_of: the judge.
+    rng: the source of the order.
+
+  Returns:
+    The assignment, and {"accepted", "judged": numbers of assignments, "images": images on which they were}.
+  """
+  best, counts = dict(start), {"accepted": 0, "judged": 0, "images": 0}
+  best_losses = list(losses_of(best))
+  improved = True
+  while improved:
+    improved = False
+    candidates = list(neighbours(layers, best, most_gbops))
+    for index in rng.permutation(len(candidates)):
+      counts["judged"] += 1
+      losses = []
+      for batch in losses_of(candidates[index]):
+        losses.append(batch)
+        counts["images"] += len(batch)
+        difference = np.concatenate(losses).astype(np.float64) - np.concatenate(best_losses[:len(losses)])
+        if difference.mean() >= -0.5 * difference.std(ddof=1) / np.sqrt(len(difference)):
+          break
+      else:
+        best, best_losses, improved = candidates[index], losses, True
+        counts["accepted"] += 1
+        break
+  return best, counts
+
+
+def table(entries: Sequence[Mapping[str, Any]]) -> str:
+  """Returns the results as a table in Markdown, with a row for each start."""
+  lines = ["| seed | target | start | its loss, top-1 | accepted of judged | refined: cost, loss, top-1 | against the "
+           "selection | seconds |", "|---|---|---|---|---|---|---|---|"]
+  for entry in entries:
+    for target in entry["targets"]:
+      for name, refined in target["from"].items():
+        begun = target[name]
+        lines.append(
+            f"| {entry['seed']} | {target['target']:g} | {name} | {begun['loss']:.3f}, {begun['top1']:.2f} | "
+            f"{refined['accepted']} of {refined['judged']} | {refined['gbops']:.4f}, {refined['loss']:.3f}, "
+            f"{refined['top1']:.2f} | {refined['difference']:+.3f}, {verdict_of_interval(*refined['interval'])} | "
+            f"{refined['seconds']:.0f} |")
+  return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=flags_parser("refinement"))
