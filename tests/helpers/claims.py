@@ -1,4 +1,4 @@
-"""The modules of scripts/claims, which scripts/ledger.py imports from its own folder."""
+"""The modules of scripts/claims, and the scripts that import them from their own folder."""
 
 import pytest
 
@@ -8,5 +8,6 @@ with pytest.MonkeyPatch.context() as patch:
   patch.syspath_prepend(str(ROOT / "scripts"))
   from claims import ablations, page, results, statements, verdicts
   ledger = load_script("ledger")
+  search_settings = load_script("search_settings")
 
-__all__ = ["ablations", "ledger", "page", "results", "statements", "verdicts"]
+__all__ = ["ablations", "ledger", "page", "results", "search_settings", "statements", "verdicts"]
