@@ -20,7 +20,7 @@ from absl import app
 
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
-from metamix_jax.records.files import write_json, write_text
+from metamix_jax.records.files import replace_between, write_json
 from metamix_jax.records.paths import local_folder
 from metamix_jax.records.search_quality import TargetQuality, verdict_of_interval
 from metamix_jax.reporting import saved_run
@@ -41,8 +41,7 @@ def main(argv):
     entries = [other for other in entries if _key(other) != _key(entry)] + [entry]
   entries.sort(key=_key)
   write_json(RESULTS, {"runs": entries})
-  before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-  write_text(PAGE, f"{before}{BEGIN}\n\n{table(entries)}\n{END}{rest.partition(END)[2]}")
+  replace_between(PAGE, BEGIN, END, table(entries))
   print(f"Written: {RESULTS}, {PAGE}")
 
 

@@ -27,10 +27,11 @@ from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.method.assignments import Bits, assign_by_sensitivity, neighbours
 from metamix_jax.method.bops import LayerCost, complete_bits, gbops
-from metamix_jax.records.files import write_json, write_text
+from metamix_jax.records.files import replace_between, write_json
 from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import log_to_terminal
 from metamix_jax.records.search_quality import verdict_of_interval
+from metamix_jax.records.summary import current_versions
 from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.reporting import saved_run
 
@@ -38,7 +39,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "docs" / "evidence" / "refinement.json", ROOT / "docs" / "evidence.md"
 BEGIN, END = "<!-- The table below is written by scripts/refinement.py. -->", "<!-- The end of that table. -->"
 DATA, BATCH_SIZE = "digit_pairs/small", 500  # Five images of each class.
-_IMAGES = flags.DEFINE_integer("images", 2000, "Unseen images that judge, in steps of 500.", lower_bound=500)
+_BATCHES = flags.DEFINE_integer("batches", 4, "Of 500 unseen images each, that judge.", lower_bound=1, upper_bound=38)
 _JUDGING_BATCHES = flags.DEFINE_integer("judging_batches", 24, "Training batches of the sensitivity.", lower_bound=1)
 _RESAMPLES = flags.DEFINE_integer("resamples", 2000, "Of the images, for a 95 % interval.", lower_bound=100)
 # Returns the losses of an assignment batch by batch, each float [N], always for the same images.
@@ -55,9 +56,10 @@ def main(argv):
     entry = measure(folder)
     entries = sorted([other for other in entries if other["seed"] != entry["seed"]] + [entry], key=lambda e: e["seed"])
     write_json(RESULTS, {"runs": entries})
-  before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+  if not entries:
+    raise UserError(f"{RESULTS} is missing; measure a run first.")
   text = table(entries)
-  write_text(PAGE, f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+  replace_between(PAGE, BEGIN, END, text)
   print(f"{text}\nWritten: {RESULTS}, {PAGE}")
 
 
@@ -85,7 +87,7 @@ def measure(workdir: pathlib.Path) -> dict[str, Any]:
   context = prepare(load_config_of_run(workdir))
   check_data(workdir, context.data.description)
   meta, layers = load_meta_state(context, workdir), context.network.layers
-  unseen, tested = Judge(context, meta, unseen_batches(_IMAGES.value // BATCH_SIZE)), evaluation_judge(context, meta)
+  unseen, tested = Judge(context, meta, unseen_batches(_BATCHES.value)), evaluation_judge(context, meta)
   on_training = training_judge(context, meta, _JUDGING_BATCHES.value)
   alone = losses_one_layer_at_a_time(
       layers, lambda bits: float(np.mean(on_training.score(bits).losses, dtype=np.float64)))
@@ -113,7 +115,7 @@ def measure(workdir: pathlib.Path) -> dict[str, Any]:
       print(f"{workdir}, {target.target_gbops:g}, from {name}: {entry['from'][name]}", flush=True)
     targets.append(entry)
   return {"seed": run.config["seed"], "images": unseen.num_images, "targets": targets,
-          "versions": dict((run.summary or {})["versions"])}
+          "versions": current_versions()}
 
 
 def unseen_batches(number: int) -> Iterator[dict[str, np.ndarray]]:

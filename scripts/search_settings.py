@@ -27,8 +27,10 @@ from ml_collections import config_flags
 import numpy as np
 
 from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.config_file import flatten
+from metamix_jax.errors import UserError
 from metamix_jax.method.bops import complete_bits, gbops
-from metamix_jax.records.files import write_json, write_text
+from metamix_jax.records.files import replace_between, write_json
 from metamix_jax.records.names import format_target
 from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import log_to_terminal
@@ -53,9 +55,10 @@ def main(argv):
     measure(folder, _CONFIG.value, FOLDER)
   searches = [search for path in sorted(FOLDER.glob("seed_*.json"))
               for search in json.loads(path.read_text(encoding="utf-8"))["searches"]]
-  before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+  if not searches:
+    raise UserError(f"{FOLDER} has no results; measure a run first.")
   text = table(searches, [words for words, _ in _CONFIG.value.settings] + [OWN])
-  write_text(PAGE, f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+  replace_between(PAGE, BEGIN, END, text)
   print(f"{text}\nWritten: {PAGE}")
 
 
@@ -65,8 +68,12 @@ def measure(workdir: pathlib.Path, settings: ml_collections.ConfigDict, folder: 
   Args:
     workdir: DIR of a run whose bit selection is finished.
     settings: of configs/search_settings.py.
-    folder: of the results; FOLDER/seed_S.json has {"searches": [{"seed", "target", "setting", "gbops", "loss" in nats,
-      "top1" in percent, "difference" of the loss to that of the first setting, its "interval", "bits", "seconds"}]}.
+    folder: of the results; FOLDER/seed_S.json has {"config" of the run, "searches": [{"seed", "target", "setting",
+      "changes", "gbops", "loss" in nats, "top1" in percent, "difference" of the loss to that of the first setting, its
+      "interval", "bits", "seconds"}]}.
+
+  Raises:
+    UserError: the results of this seed are of another run, or of a setting with the same words and other values.
   """
   # Here, because JAX and TensorFlow take seconds to load.
   from metamix_jax.training.context import prepare
@@ -76,7 +83,11 @@ def measure(workdir: pathlib.Path, settings: ml_collections.ConfigDict, folder: 
 
   of_run = load_config_of_run(workdir)
   path = folder / f"seed_{of_run.seed}.json"
-  searches = json.loads(path.read_text(encoding="utf-8"))["searches"] if path.exists() else []
+  fields = json.loads(json.dumps(flatten(of_run)))
+  earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"config": fields, "searches": []}
+  if earlier["config"] != fields:
+    raise UserError(f"{path} has the results of a run with another config than {workdir}; give that one, or delete it.")
+  searches = earlier["searches"]
   context = prepare(of_run)
   check_data(workdir, context.data.description)
   layers = context.network.layers
@@ -86,6 +97,10 @@ def measure(workdir: pathlib.Path, settings: ml_collections.ConfigDict, folder: 
     first = None
     for words, changes in (*settings.settings, *([(OWN, None)] if target in own else [])):
       done = [search for search in searches if (search["target"], search["setting"]) == (target, words)]
+      written = json.loads(json.dumps(changes))
+      if done and done[0]["changes"] != written:
+        raise UserError(f"{path} has results of {words!r} with the values {done[0]['changes']}, not {written}; choose "
+                        "other words, or delete them.")
       if not done:
         begun = time.perf_counter()
         bits = own[target] if changes is None else search_again(workdir, config_with(of_run, changes, target))
@@ -94,14 +109,14 @@ def measure(workdir: pathlib.Path, settings: ml_collections.ConfigDict, folder: 
         reference = scores if first is None else judge.score(first)
         differences = scores.losses.astype(np.float64) - reference.losses
         done = [{
-            "seed": of_run.seed, "target": target, "setting": words,
+            "seed": of_run.seed, "target": target, "setting": words, "changes": written,
             "gbops": gbops(layers, complete_bits(layers, bits)),
             "loss": float(scores.losses.mean(dtype=np.float64)), "top1": 100 * float(scores.correct.mean()),
             "difference": float(differences.mean()),
             "interval": bootstrap_interval(differences, settings.num_resamples, np.random.default_rng(0)),
             "bits": dict(bits), "seconds": round(seconds, 1)}]
         searches += done
-        write_json(path, {"searches": searches})
+        write_json(path, {"config": fields, "searches": searches})
         print(f"seed {of_run.seed}, target {format_target(target)}, {words}: {done[0]['gbops']:.4f} GBOPs, loss "
               f"{done[0]['loss']:.4f}, top-1 {done[0]['top1']:.2f}", flush=True)
       first = first or done[0]["bits"]

@@ -6,10 +6,10 @@
   python scripts/sweep.py --config=configs/sweeps/digits_targets.py --workdir=runs/digits_targets --print_commands
 
 The second command has two runs at once, with half of the processor cores each; what they print goes to output.log in
-their folders. The third one prints the commands of the unfinished runs, for a cluster, and runs nothing; the first
-command then collects the results. Each run has its folder. Finished runs are skipped, and interrupted ones continue.
-After each run the sweep writes DIR/results.csv and DIR/accuracy_against_cost.png. SIGTERM, SIGINT or SIGHUP stops the
-runs and the sweep with status 75.
+their folders. The third one prints the commands of the unfinished runs, for a cluster, and runs nothing, whatever
+--parallel is; the first command then collects the results. Each run has its folder. Finished runs are skipped, and
+interrupted ones continue. After each run the sweep writes DIR/results.csv and DIR/accuracy_against_cost.png. SIGTERM,
+SIGINT or SIGHUP stops the runs and the sweep with status 75.
 """
 
 import shlex

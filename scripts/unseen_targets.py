@@ -25,12 +25,14 @@ import numpy as np
 from metamix_jax.command_line import exit_on_user_error, flags_parser, folder_of_run
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import complete_bits, gbops
-from metamix_jax.method.selection import alpha_for_target, select_within_target, weights_of_searches
+from metamix_jax.method.selection import alpha_for_target, weights_of_searches
 from metamix_jax.records.alpha import read_alpha
 from metamix_jax.records.cost_tables import check_costs
-from metamix_jax.records.files import write_json, write_text
+from metamix_jax.records.files import replace_between, write_json
+from metamix_jax.records.limits import read_limits
 from metamix_jax.records.progress import log_to_terminal, show_bar
 from metamix_jax.records.search_quality import verdict_of_interval
+from metamix_jax.records.summary import current_versions
 from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.reporting import saved_run
 
@@ -59,9 +61,8 @@ def main(argv):
     write_json(RESULTS, measure(workdir, run))
   if not RESULTS.exists():
     raise UserError(f"{RESULTS} is missing; measure a run first.")
-  before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
   text = table(json.loads(RESULTS.read_text(encoding="utf-8")))
-  write_text(PAGE, f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+  replace_between(PAGE, BEGIN, END, text)
   print(f"{text}\nWritten: {RESULTS}, {PAGE}")
 
 
@@ -69,7 +70,9 @@ def kept_searches(targets: Sequence[float]) -> dict[str, list[float]]:
   """Returns which of some ascending targets keep their searches, by the words for them, from many kept to few."""
   steps = {word: step for word, step in {"second": 2, "fourth": 4, "eighth": 8}.items() if step < len(targets)}
   kept = {f"every {word} and the last": [*targets[:-1:step], targets[-1]] for word, step in steps.items()}
-  return kept | {"the first and the last": [targets[0], targets[-1]], "the middle one": [targets[len(targets) // 2]]}
+  kept |= {"the first and the last": [targets[0], targets[-1]], "the middle one": [targets[len(targets) // 2]]}
+  return {words: searches for words, searches in kept.items() if list(kept.values()).count(searches) == 1
+          or words == "the first and the last"}
 
 
 def measure(workdir: pathlib.Path, run: saved_run.SavedRun) -> dict[str, Any]:
@@ -83,9 +86,8 @@ def measure(workdir: pathlib.Path, run: saved_run.SavedRun) -> dict[str, Any]:
   check_data(workdir, context.data.description)
   check_costs(workdir, context.network.layers)
   judge = evaluation_judge(context, load_meta_state(context, workdir))
-  results = compare(run, judge.score, _RESAMPLES.value)
-  return results | {
-      "config": dict(run.config), "num_images": judge.num_images, "versions": dict((run.summary or {})["versions"])}
+  return compare(run, judge.score, _RESAMPLES.value) | {
+      "config": dict(run.config), "num_images": judge.num_images, "versions": current_versions()}
 
 
 def compare(
@@ -106,6 +108,7 @@ def compare(
   from metamix_jax.training.search_quality import bootstrap_interval
 
   layers, tolerance, alpha = run.layers, run.config["arch.target_tolerance"], read_alpha(run.folder, run.layers)
+  limits = read_limits(layers, run.config.get("arch.at_most") or (), "config.arch.at_most")
   own = {result.target_gbops: dict(result.bits) for result in run.target_results}
   scores = {}
 
@@ -122,7 +125,7 @@ def compare(
 
   def compared(target, searches):
     served = alpha_for_target({search: alpha[search] for search in searches}, target)
-    bits = select_within_target(layers, served, target, tolerance)
+    bits = limits.select(layers, served, target, tolerance)
     differences = scored(bits).losses.astype(np.float64) - scored(own[target]).losses
     rng = np.random.default_rng(round(target * 1e9))
     return {

@@ -66,7 +66,10 @@ def test_a_target_whose_search_is_not_finite_is_named(data_dir):
       work.network, optax.sgd(1.0), seed=0, initial_std=1e-3, targets_gbops=TARGETS,
       penalty_weights=[1.0 / target for target in TARGETS])
   archs = archs.replace(bad_step=np.array([0, 3, 2], np.int32))
-  with pytest.raises(UserError, match=r"bit_selection, step 2: the bit-search \(target 0.0008, 0.001\) loss or its"):
+  assert (work.config.bit_selection.meta_only_epochs, work.data.steps_per_epoch) == (1, 5)  # The search's first is 6.
+  with pytest.raises(UserError, match=(
+      r"bit_selection, step 7: the bit-search \(target 0.0008, 0.001\) loss or its .* nothing after step 6 was kept; "
+      "lower config.arch.learning_rate or look at the data.$")):
     loop.train(
         work, loop.Phase("bit_selection", "bit_selection"), {"meta": phases.create_student(work), "arch": archs},
         LabelTargets(work), lambda state, epoch, batch: (state, {"loss": np.float32(0)}))

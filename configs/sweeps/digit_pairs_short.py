@@ -14,6 +14,6 @@ def get_config() -> ml_collections.ConfigDict:
   sweep.grid = ml_collections.ConfigDict()
   sweep.grid.seed = (0, 1, 2, 3, 4, 5)
   sweep.fixed = ml_collections.ConfigDict(dict(
-      arch=dict(target_gbops=0.07, train_targets=None), pretraining=dict(epochs=2),
+      arch=dict(target_gbops=0.07), pretraining=dict(epochs=2),
       bit_selection=dict(epochs=2, meta_only_epochs=1), stage_a=dict(epochs=1), stage_b=dict(epochs=2)))
   return sweep.lock()

@@ -42,6 +42,28 @@ def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
   write_text(path, json.dumps(values, indent=2) + "\n")
 
 
+def replace_between(path: pathlib.Path, begin: str, end: str, text: str) -> None:
+  """Replaces what stands between two comments of a page.
+
+  Args:
+    path: the page.
+    begin: the first comment.
+    end: the second comment.
+    text: the new text; empty lines separate it from the comments.
+
+  Raises:
+    UserError: a comment is not there, or not behind the other one, or the file cannot be read or written.
+  """
+  try:
+    before, found, rest = path.read_text(encoding="utf-8").partition(begin)
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path} cannot be read ({error}); restore the page.") from error
+  _, found_end, after = rest.partition(end)
+  if not found or not found_end:
+    raise UserError(f"{path} has lost {begin!r} or {end!r}, between which a table belongs; restore the page.")
+  write_text(path, f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
+
+
 def make_folder(folder: pathlib.Path) -> None:
   """Makes a folder where it does not exist; raises UserError where it cannot be made."""
   try:

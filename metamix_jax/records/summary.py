@@ -47,8 +47,13 @@ def summarize(
       "seconds": dict(seconds),
       "seed": config.seed,
       "config": flatten(config),
-      "versions": {"python": platform.python_version()} | {package: version_of(package) for package in PACKAGES},
+      "versions": current_versions(),
   }
+
+
+def current_versions() -> dict[str, str]:
+  """Returns the versions of Python and of the PACKAGES in use, by name."""
+  return {"python": platform.python_version()} | {package: version_of(package) for package in PACKAGES}
 
 
 def version_of(package: str) -> str:

@@ -174,8 +174,10 @@ def training(run: SavedRun) -> Figure | None:
   all_axes = figure.subplots(2, len(phases), sharex="col", sharey="row", squeeze=False)
   for (loss_axes, top1_axes), (section, names) in zip(all_axes.T, phases.items(), strict=True):
     series = {label: (name, "loss") for name, label in names.items()}
-    if section == "bit_selection":
-      series = {f"{bits} bits": (section, f"loss/{bits}") for bits in candidate_widths(run.layers)}
+    of_bits = {f"{bits} bits": (section, f"loss/{bits}") for bits in candidate_widths(run.layers)}
+    # A search on another run's meta-state has one loss, that of the mixtures.
+    if section == "bit_selection" and any(len(run.series(*of_width)[0]) for of_width in of_bits.values()):
+      series = of_bits
     for index, (label, (name, metric)) in enumerate(series.items()):
       epochs, losses = run.series(name, metric, over="epoch")
       loss_axes.plot(epochs, losses, label=label, markevery=max(1, len(epochs) // 8), **series_style(index))

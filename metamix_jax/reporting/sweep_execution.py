@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import concurrent.futures
 import contextlib
+import math
 import os
 import pathlib
 import statistics
@@ -21,14 +22,12 @@ OUTPUT = "output.log"
 _POLL_SECONDS = 0.5
 # For a run whose sweep was killed to save and leave its folder.
 _PATIENCE_SECONDS = 60.0
-Launch = Callable[[SweepRun, StopRequest], int]
 
 
-class SweepStop(StopRequest):
+class SweepStop:
   """Asks the runs of a sweep to stop when the sweep is asked to, or when one of them was stopped."""
 
   def __init__(self, sweep: StopRequest):
-    super().__init__()
     self._sweep, self._one_stopped = sweep, threading.Event()
 
   @property
@@ -39,6 +38,9 @@ class SweepStop(StopRequest):
   def stop(self) -> None:
     """Asks all runs to stop."""
     self._one_stopped.set()
+
+
+Launch = Callable[[SweepRun, StopRequest | SweepStop], int]
 
 
 def execute(
@@ -60,7 +62,7 @@ def execute(
 
   Raises:
     Interrupted: the sweep or a run was asked to stop; the other runs were then stopped too.
-    UserError: runs failed; the sentence names them. Or there are not that many cores.
+    UserError: runs failed; the sentence names them. Or there are fewer cores than runs at once.
   """
   shares = core_shares(parallel)
   left = [run for run in runs if run.summary() is None]
@@ -91,11 +93,11 @@ def execute(
       statuses[begun[future]] = future.result()
       if future.result() == 0:
         write_results(runs, workdir)
-  _raise_unless_finished({run.folder.name: statuses[run.folder.name] for run in left}, len(runs), stop_request)
+  _raise_unless_finished({run.folder.name: statuses[run.folder.name] for run in left}, len(runs), parallel)
 
 
 def core_shares(parallel: int) -> list[set[int] | None]:
-  """Divides the cores that this process may use into equal shares, neighbours together.
+  """Divides the cores that this process may use into equal shares; the threads of a physical core stay together.
 
   Args:
     parallel: number of shares.
@@ -108,14 +110,14 @@ def core_shares(parallel: int) -> list[set[int] | None]:
   """
   if parallel == 1 or not hasattr(os, "sched_getaffinity"):
     return [None] * parallel
-  cores = sorted(os.sched_getaffinity(0))
+  cores = sorted(os.sched_getaffinity(0), key=_place)
   if parallel > len(cores):
     raise UserError(f"--parallel is {parallel}; allowed is 1 to {len(cores)}, the number of cores.")
   edges = [len(cores) * part // parallel for part in range(parallel + 1)]
   return [set(cores[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
 
 
-def run_in_process(run: SweepRun, stop_request: StopRequest, output: pathlib.Path | None = None) -> int:
+def run_in_process(run: SweepRun, stop_request: StopRequest | SweepStop, output: pathlib.Path | None = None) -> int:
   """Runs in a process of its own, which stops when the sweep is asked to stop or killed, and returns its exit status.
 
   The process waits for the end of a pipe (interruption.STOP_PIPE). A signal would be its second one where Ctrl-C has
@@ -126,6 +128,9 @@ def run_in_process(run: SweepRun, stop_request: StopRequest, output: pathlib.Pat
     run: from `sweep.plan`.
     stop_request: of the sweep.
     output: file to which what the run prints is appended; None: it is printed.
+
+  Raises:
+    OSError: the process cannot be started, or the file cannot be written.
   """
   patience_ends = time.monotonic() + _PATIENCE_SECONDS
   while folder_lock.is_held(run.folder) and time.monotonic() < patience_ends and not stop_request.requested:
@@ -149,17 +154,32 @@ def run_in_process(run: SweepRun, stop_request: StopRequest, output: pathlib.Pat
           pipe.close()
 
 
-def _raise_unless_finished(statuses, number_of_runs, stop_request):
+def _raise_unless_finished(statuses, number_of_runs, parallel):
   """Raises Interrupted or UserError for {name: exit status, None: not begun} that are not all 0."""
-  interrupted = stop_request.requested or EXIT_INTERRUPTED in statuses.values() or None in statuses.values()
-  unfinished = {name: status for name, status in statuses.items() if status != 0}
-  if not unfinished:
-    return
-  if interrupted:
-    running = [name for name, status in unfinished.items() if status is not None]
-    raise Interrupted(f"stopped in {' and '.join(running)}" if running else f"stopped before {next(iter(unfinished))}")
-  failed = ", ".join(f"{name} (status {status})" for name, status in unfinished.items())
-  raise UserError(f"{len(unfinished)} of {number_of_runs} runs failed, {failed}; the same command tries them again.")
+  not_begun = [name for name, status in statuses.items() if status is None]
+  stopped = [name for name, status in statuses.items() if status == EXIT_INTERRUPTED]
+  if not_begun or stopped:  # A process that a second signal has ended has a negative status.
+    stopped = [name for name, status in statuses.items() if status is not None and (
+        status == EXIT_INTERRUPTED or status < 0)]
+  failed = {name: status for name, status in statuses.items() if status and name not in stopped}
+  words = ", ".join(f"{name} (status {status})" for name, status in failed.items())
+  where = f"; their {OUTPUT} says why" if parallel > 1 else ""
+  if not_begun or stopped:
+    raise Interrupted(
+        (f"stopped in {' and '.join(stopped)}" if stopped else f"stopped before {not_begun[0]}")
+        + (f"; failed before: {words}{where}" if failed else ""))
+  if failed:
+    raise UserError(
+        f"{len(failed)} of {number_of_runs} runs failed, {words}{where}; the same command tries them again.")
+
+
+def _place(core):
+  """Returns (package, physical core, core) as Linux numbers them; (0, core, core) where it does not say."""
+  topology = pathlib.Path(f"/sys/devices/system/cpu/cpu{core}/topology")
+  try:
+    return *(int((topology / name).read_text(encoding="utf-8")) for name in ("physical_package_id", "core_id")), core
+  except (OSError, ValueError):
+    return 0, core, core
 
 
 def _run_on(cores):
@@ -171,7 +191,7 @@ def _run_on(cores):
 def _time_left(seconds, number, parallel):
   if not seconds:
     return ""
-  minutes = statistics.mean(seconds) * number / parallel / 60
+  minutes = statistics.mean(seconds) * math.ceil(number / parallel) / 60
   return f", about {minutes // 60:.0f}:{minutes % 60:02.0f} h left"
 
 

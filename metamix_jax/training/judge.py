@@ -47,7 +47,10 @@ class Judge:
     return self._of_images(fetch(self._scores(bits)), self._masks)
 
   def score_in_turn(self, bits: Mapping[str, int]) -> Iterator[ImageScores]:
-    """Yields the scores of one batch after the other, for a caller that may have seen enough before the last one."""
+    """Yields the scores of one batch after the other, for a caller that may have seen enough before the last one.
+
+    Raises ValueError as `score` does.
+    """
     for scores, mask in zip(self._scores(bits), self._masks, strict=True):
       yield self._of_images(fetch(iter([scores])), [mask])
 

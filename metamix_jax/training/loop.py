@@ -40,14 +40,14 @@ class Phase:
     section: section of the config with its epochs: one of TRAINING_PHASES.
     learning_rates: (number of steps before) -> {name: learning rate}, for the records.
     bits: bits of each searched layer if the phase trains one assignment; None: every candidate is in use.
-    first_epoch: of the section's epochs, the one that the phase begins with; it has those before it left out.
+    skipped_epochs: epochs of the section that the phase leaves out at its start.
   """
 
   name: str
   section: str
   learning_rates: Callable[[int], Mapping[str, Any]] = lambda step: {}
   bits: Mapping[str, int] | None = None
-  first_epoch: int = 0
+  skipped_epochs: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def train(
   """
   clock = clock or Clock()
   num_steps = context.config[phase.section].epochs * context.data.steps_per_epoch
-  first_step, checkpoints, recorder = phase.first_epoch * context.data.steps_per_epoch, None, None
+  first_step, checkpoints, recorder = phase.skipped_epochs * context.data.steps_per_epoch, None, None
   if saving is not None:
     checkpoints = StepCheckpoints(
         saving.folder / "steps" / phase.name, phase.name, clock, max_to_keep=context.config.checkpoints.max_to_keep)
@@ -168,7 +168,7 @@ def _batches(
   step = first_step
   while step < num_steps:
     epoch, first_batch = divmod(step, context.data.steps_per_epoch)
-    epoch_of_data = _first_epoch(context, phase) + epoch
+    epoch_of_data = _epochs_before(context, phase) + epoch
     if context.config.data.repeat_epochs:
       epoch_of_data %= context.config.data.repeat_epochs
     batches = context.data.train_epoch(epoch_of_data, first_batch)
@@ -177,8 +177,8 @@ def _batches(
       yield step, epoch, batch
 
 
-def _first_epoch(context, phase):
-  """Returns the number of the phase's first epoch; the run numbers its epochs, so each phase has other image orders."""
+def _epochs_before(context, phase):
+  """Returns the number of epochs of earlier phases; a run numbers its epochs, so each phase has other image orders."""
   earlier = TRAINING_PHASES[:TRAINING_PHASES.index(phase.section)]
   return sum(context.config[section].epochs for section in earlier)
 
@@ -203,13 +203,16 @@ def _check_finite(context, phase, state):
     bad_steps = np.ravel(part.bad_step)  # One for each target of an architecture state.
     if not bad_steps.any():
       continue
-    bad_step = int(bad_steps[bad_steps > 0].min())
+    bad_step, rate = int(bad_steps[bad_steps > 0].min()), f"{phase.section}.learning_rate"
+    if name == "arch":  # It counts the steps of the search, which begins after the bit-meta-only epochs.
+      bad_step += context.config.bit_selection.meta_only_epochs * context.data.steps_per_epoch
+      rate = "arch.learning_rate"
     _, _, batch = next(_batches(context, phase, bad_step - 1, bad_step))
     meta = jax.device_get(state["meta"])  # Each process looks at its part of the batch, by itself.
     raise UserError(
         f"{phase.name}, step {bad_step}: the {_name_loss(name, part)} loss or its gradient"
         f" is not finite, first {diagnosis.first_not_finite(meta, batch)}; nothing after step"
-        f" {bad_step - 1} was kept; lower config.{phase.section}.learning_rate or look at the data.")
+        f" {bad_step - 1} was kept; lower config.{rate} or look at the data.")
 
 
 def _name_loss(name, state):

@@ -113,7 +113,8 @@ def search_bits(
 ) -> tuple[MetaState, ArchState]:
   """Takes the bit-search steps (M11) of a bit selection, and no bit-meta steps, on a finished meta-state [A].
 
-  The batches are those that `select_bits` searches on, in the epochs after the bit-meta-only ones.
+  The batches are those that `select_bits` searches on, in the epochs after the bit-meta-only ones. The steps on a batch
+  are alternation.search_alone, whatever context.alternation is.
 
   Args:
     context: of the run.
@@ -126,8 +127,8 @@ def search_bits(
   Returns:
     The meta-state without an optimiser, and the architecture states after the last step.
   """
-  first_epoch = context.config.bit_selection.meta_only_epochs
-  first_step, alpha_schedule = first_epoch * context.data.steps_per_epoch, _alpha_schedule(context)
+  skipped_epochs = context.config.bit_selection.meta_only_epochs
+  first_step, alpha_schedule = skipped_epochs * context.data.steps_per_epoch, _alpha_schedule(context)
   meta = meta.without_optimizer().replace(
       step=jnp.int32(first_step), bad_step=jnp.zeros((), jnp.int32),
       phase=jnp.int32(TRAINING_PHASES.index("bit_selection")))
@@ -139,7 +140,7 @@ def search_bits(
 
   phase = Phase(
       "bit_selection", "bit_selection", lambda step: {"alpha_learning_rate": alpha_schedule(step - first_step)},
-      first_epoch=first_epoch)
+      skipped_epochs=skipped_epochs)
   state, _ = train(
       context, phase, {"meta": meta, "arch": archs}, _targets_of(context, teacher), step, saving=saving, clock=clock)
   return state["meta"], state["arch"]

@@ -11,6 +11,7 @@ import jax
 import jaxlib
 import numpy as np
 
+from metamix_jax.data.cores import available_cores
 from metamix_jax.records import multihost
 from metamix_jax.records.kept_targets import WHOLE, KeptTargets, WholeTargets
 from metamix_jax.records.workdir import CHANGEABLE
@@ -160,5 +161,5 @@ def _host():
   """Returns what XLA's programs for this host depend on, besides their text."""
   cpuinfo = pathlib.Path("/proc/cpuinfo")
   features = cpuinfo.read_text(encoding="utf-8").split("flags", 1)[-1].split("\n", 1)[0] if cpuinfo.exists() else ""
-  return [platform.machine(), hashlib.sha256(features.encode()).hexdigest(), os.cpu_count(),
+  return [platform.machine(), hashlib.sha256(features.encode()).hexdigest(), available_cores(),
           os.environ.get("XLA_FLAGS", "")]

@@ -31,12 +31,14 @@ _PARALLEL = flags.DEFINE_integer("parallel", 2, "Runs at once, of the second swe
 def main(argv):
   """Runs both sweeps and prints a table; a UserError becomes one sentence and status 2."""
   del argv
+  path = pathlib.Path(_SWEEP.value).absolute()
   os.chdir(ROOT)  # The base of a sweep is a path from there.
-  config = load_config(pathlib.Path(_SWEEP.value))
+  config = load_config(path)
   with tempfile.TemporaryDirectory() as folder:
     runs = sweeps.plan(config, pathlib.Path(folder))
     prepare_data(runs[0].config)
-    seconds = {parallel: run_sweep(pathlib.Path(folder) / str(parallel), parallel) for parallel in (1, _PARALLEL.value)}
+    seconds = {
+        parallel: run_sweep(path, pathlib.Path(folder) / str(parallel), parallel) for parallel in (1, _PARALLEL.value)}
   print("\n| runs at once | runs | seconds | times as fast |\n|---|---|---|---|")
   for parallel, taken in seconds.items():
     print(f"| {parallel} | {len(runs)} | {taken:.0f} | {seconds[1] / taken:.2f} |")
@@ -48,12 +50,12 @@ def prepare_data(config) -> None:
   data.open_source(config, 0, 1)
 
 
-def run_sweep(workdir: pathlib.Path, parallel: int) -> float:
+def run_sweep(path: pathlib.Path, workdir: pathlib.Path, parallel: int) -> float:
   """Runs the sweep in a new folder, and returns the seconds that it took; raises UserError if it fails."""
   begun = time.perf_counter()
   environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
   finished = subprocess.run(
-      [sys.executable, "scripts/sweep.py", f"--config={_SWEEP.value}", f"--workdir={workdir}",
+      [sys.executable, "scripts/sweep.py", f"--config={path}", f"--workdir={workdir}",
        f"--parallel={parallel}"],
       env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
   if finished.returncode:

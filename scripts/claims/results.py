@@ -6,7 +6,6 @@ import datetime
 import functools
 import json
 import pathlib
-import platform
 import subprocess
 from typing import Any
 
@@ -17,7 +16,7 @@ from claims.verdicts import Rule, Statement
 from metamix_jax.config_file import flatten, load_config
 from metamix_jax.errors import UserError
 from metamix_jax.records.files import write_json
-from metamix_jax.records.summary import PACKAGES, version_of
+from metamix_jax.records.summary import current_versions
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS, RESULTS = ROOT / "configs" / "ledger", ROOT / "docs" / "evidence" / "ledger"
@@ -104,7 +103,7 @@ def write_result(
       "claim": letter, "seed": seed, "values": values,
       "seconds": {name: round(value, 1) for name, value in seconds.items()},
       "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": _commit(), "device": device,
-      "versions": {"python": platform.python_version()} | {package: version_of(package) for package in PACKAGES},
+      "versions": current_versions(),
       "config": settings_of(config)})
 
 

@@ -59,3 +59,22 @@ def test_looking_changes_nothing(tmp_path):
   assert (tmp_path / "there").read_text() == "content" and not (tmp_path / "new").exists()
   with pytest.raises(UserError, match=r"^'' cannot be written \(Is a directory\)"):
     files.check_writable("")
+
+
+def test_a_part_of_a_page_is_replaced(tmp_path):
+  page = tmp_path / "page.md"
+  page.write_text("before\n<!-- a -->\n\nold\n\n<!-- b -->\nafter\n")
+  for _ in range(2):
+    files.replace_between(page, "<!-- a -->", "<!-- b -->", "new\nlines\n")
+    assert page.read_text() == "before\n<!-- a -->\n\nnew\nlines\n\n<!-- b -->\nafter\n"
+
+
+@pytest.mark.parametrize("text", ["", "<!-- a -->", "<!-- b -->", "<!-- b --> <!-- a -->"])
+def test_a_page_without_its_comments_stays_as_it_is(text, tmp_path):
+  page = tmp_path / "page.md"
+  page.write_text(text)
+  with pytest.raises(UserError, match="page.md has lost '<!-- a -->' or '<!-- b -->', between which a table belongs"):
+    files.replace_between(page, "<!-- a -->", "<!-- b -->", "new")
+  assert page.read_text() == text
+  with pytest.raises(UserError, match="none.md cannot be read"):
+    files.replace_between(tmp_path / "none.md", "<!-- a -->", "<!-- b -->", "new")

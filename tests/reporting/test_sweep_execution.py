@@ -33,6 +33,7 @@ def execute(runs, launch, parallel, stop_request=None):
 
 @pytest.fixture
 def four_cores(monkeypatch):
+  monkeypatch.setattr(sweep_execution, "_place", lambda core: (0, core, core))
   monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 3, 5, 7})
   taken = []
   monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: taken.append((process, cores)))
@@ -46,6 +47,12 @@ def test_cores_are_divided_among_neighbours(four_cores):
   assert sweep_execution.core_shares(4) == [{1}, {3}, {5}, {7}]
   with pytest.raises(UserError, match="^--parallel is 5; allowed is 1 to 4, the number of cores.$"):
     sweep_execution.core_shares(5)
+
+
+def test_threads_of_a_physical_core_stay_together(four_cores, monkeypatch):
+  """As Linux numbers hyper-threads: 1 and 5 are the two threads of one core, 3 and 7 of another."""
+  monkeypatch.setattr(sweep_execution, "_place", lambda core: (0, core % 4, core))
+  assert sweep_execution.core_shares(2) == [{1, 5}, {3, 7}]
 
 
 def test_a_system_without_limits_has_none(monkeypatch):
@@ -90,6 +97,7 @@ def test_the_time_left_is_shared(monkeypatch, tmp_path):
 
   lines = execute(create_runs(tmp_path, 4), launch, 2)
   assert lines[2].endswith(", about 0:10 h left") and "left" not in lines[0] + lines[1]
+  assert sweep_execution._time_left([600.0], 3, 2) == ", about 0:20 h left"  # The third one runs alone.
 
 
 def test_one_that_stops_stops_the_others(tmp_path):
@@ -105,6 +113,20 @@ def test_one_that_stops_stops_the_others(tmp_path):
     execute(create_runs(tmp_path, 3), launch, 2)
 
 
+def test_one_that_failed_before_is_not_lost(tmp_path):
+  failed = threading.Event()
+
+  def launch(run, stop_request):
+    if run.folder.name == "run_0":
+      failed.set()
+      return 2
+    failed.wait()
+    return EXIT_INTERRUPTED
+
+  with pytest.raises(Interrupted, match=r"^stopped in run_1; failed before: run_0 \(status 2\)"):
+    execute(create_runs(tmp_path, 2), launch, 2)
+
+
 def test_one_that_fails_does_not(tmp_path):
   stopped = []
 
@@ -112,7 +134,8 @@ def test_one_that_fails_does_not(tmp_path):
     stopped.append(stop_request.requested)
     return {"run_0": 2, "run_1": 0, "run_2": 1}[run.folder.name]
 
-  with pytest.raises(UserError, match=r"^2 of 3 runs failed, run_0 \(status 2\), run_2 \(status 1\); the same command"):
+  with pytest.raises(UserError, match=(
+      r"^2 of 3 runs failed, run_0 \(status 2\), run_2 \(status 1\); their output.log says why; the same command")):
     execute(create_runs(tmp_path, 3), launch, 2)
   assert stopped == [False] * 3
 

@@ -1,22 +1,27 @@
 """Searches on a finished meta-state: what they leave as it is, and that they are the searches of an alternation."""
 
+import ast
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
 
 from metamix_jax import experiment
-from metamix_jax.method.bops import attainable_range
+from metamix_jax.config import check_target
+from metamix_jax.method.bops import attainable_range, cost_unit
 from metamix_jax.method.selection import most_probable_bits, select_within_target
 from metamix_jax.records.alpha import read_alpha
 from metamix_jax.records.interruption import Interrupted
-from metamix_jax.reporting import page, saved_run
+from metamix_jax.records.names import trained_targets
+from metamix_jax.reporting import figures, page, saved_run
 from metamix_jax.training import phases
 from metamix_jax.training.context import networks_without_data, prepare
 from metamix_jax.training.loop import Saving
 from metamix_jax.training.saved_search import load_meta_state
-from tests.helpers.configs import tiny_config
+from tests.helpers.configs import digits_config, tiny_config
+from tests.helpers.files import ROOT
 from tests.helpers.interrupted_runs import StopAfter, parameters
 
 
@@ -34,6 +39,7 @@ def searching_config(data_dir, finished):
   config = tiny_config(data_dir)
   config.meta_state_from, config.arch.train_targets = str(finished), ()
   config.bit_selection.epochs, config.bit_selection.meta_only_epochs = 3, 1
+  config.network.options.dropout_rate = 0.2
   return config
 
 
@@ -95,7 +101,26 @@ def test_a_run_on_it_has_targets_and_costs_of_its_own(finished, data_dir, tmp_pa
   for phase in ("pretraining", "bit_selection"):
     jax.tree.map(np.testing.assert_array_equal, parameters(tmp_path, phase), parameters(finished, phase))
   assert "activation_stability" not in summary and page.write(tmp_path).exists()
+  losses = figures.training(run).axes[0].lines
+  assert [len(line.get_xdata()) > 1 for line in losses] == [True]  # Of the mixtures; there is none by bit-width.
   lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert {line["phase"] for line in lines} == {"bit_selection"} and lines[-1]["step"] == 15
   assert all("search/" in " ".join(line) and "loss_by_candidate" not in " ".join(line) for line in lines)
 
+
+def test_the_command_of_the_docs_is_a_run_that_trains():
+  """With the config of the run that docs/targets.md makes first, from which configs/of_run.py takes its fields."""
+  page_of_docs = (ROOT / "docs" / "targets.md").read_text()
+  start = page_of_docs.index("configs/of_run.py:runs/curve --workdir=runs/curve_bytes")
+  command = page_of_docs[start:page_of_docs.index("```", start)]
+  changes = dict(re.findall(r"--config\.(\S+?)=(\S+)", command))
+  assert changes.keys() == {"meta_state_from", "arch.cost", "arch.target_gbops", "arch.train_targets"}
+  config = digits_config()
+  config.arch.target_gbops = (0.019, 0.021, 0.023, 0.025, 0.028, 0.032, 0.036, 0.040)
+  config.arch.train_targets = ()
+  target = float(changes["arch.target_gbops"])
+  config.meta_state_from, config.arch.cost, config.arch.target_gbops = "runs/curve", changes["arch.cost"], target
+  config.arch.train_targets = ast.literal_eval(changes["arch.train_targets"])
+  network, _ = networks_without_data(config)
+  check_target(target, attainable_range(network.layers), cost_unit(network.layers))
+  assert trained_targets(config) == (target,)
