@@ -20,6 +20,8 @@ from claims.statements import movement
 from metamix_jax.experiment import on_host
 from metamix_jax.method.assignments import assign_by_sensitivity, draw_assignments
 from metamix_jax.method.bops import gbops, uniform_bits, uniform_widths
+from metamix_jax.method.selection import select_within_target
+from metamix_jax.records.alpha import read_alpha
 from metamix_jax.records.names import TRAINING_PHASES
 from metamix_jax.training import phases
 from metamix_jax.training.context import TrainingContext
@@ -43,6 +45,18 @@ def mixed_against_uniform(runs: SeedRuns) -> dict[str, Any]:
   drawn = draw_assignments(layers, cost, (1 + claim.random_excess) * cost, claim.num_random, rng)
   assignments |= {f"random_{number}": bits for number, bits in enumerate(drawn)}
   assignments["sensitivity"] = _by_sensitivity(runs, context, config)
+  return {name: runs.train(claim.reference, name, bits, config) for name, bits in assignments.items()}
+
+
+def spent_target(runs: SeedRuns) -> dict[str, Any]:
+  """Trains the selection that leaves less of the target, beside two assignments of claim a."""
+  claim, config = runs.claim, runs.config()
+  selected, context = _selected(runs, config), runs.context(config)
+  layers, target_gbops = context.network.layers, config.arch.target_gbops
+  alpha = read_alpha(runs.folder(claim.reference), layers)[target_gbops]
+  assignments = {
+      "spent": select_within_target(layers, alpha, target_gbops, claim.tolerance), "selected": selected,
+      "sensitivity": _by_sensitivity(runs, context, config)}
   return {name: runs.train(claim.reference, name, bits, config) for name, bits in assignments.items()}
 
 
@@ -165,7 +179,7 @@ def mean_against_last(runs: SeedRuns) -> dict[str, Any]:
 MEASUREMENTS: Mapping[str, Callable[[SeedRuns], dict[str, Any]]] = {
     "a": mixed_against_uniform, "b": fixed_against_moving, "c": activation_statistics, "d": quarter_of_the_epochs,
     "e": full_precision_weights, "f": where_high_bits_land, "g": cost_of_search, "h": mean_against_last,
-    "i": mixed_against_uniform}
+    "i": mixed_against_uniform, "j": spent_target}
 
 
 def _reference_summary(runs, config):

@@ -36,6 +36,20 @@ def mixed_against_uniform(seeds: Sequence[Values], rules: Rules) -> list[Stateme
           beside(lambda seed: seed["sensitivity"]["top1"]), rules["sensitivity"])]
 
 
+def spent_target(seeds: Sequence[Values], rules: Rules) -> list[Statement]:
+  """Claim j: the selection that spends its target, beside the sensitivity and beside the selection as shipped."""
+  def above(other):
+    return [seed["spent"]["top1"] - seed[other]["top1"] for seed in seeds]
+
+  return [
+      _statement(
+          "a selection that spends its target reaches the assignment by sensitivity", TOP1, above("sensitivity"),
+          rules["reaches"]),
+      _statement(
+          "a selection that spends its target is above the selection as shipped", TOP1, above("selected"),
+          rules["gain"])]
+
+
 def fixed_against_moving(seeds: Sequence[Values], rules: Rules) -> list[Statement]:
   """Claim b: bits searched on the fixed meta-state, or while the weights move."""
   losses = [seed["loss_on_fixed_meta_state"] for seed in seeds]
@@ -166,7 +180,7 @@ def mean_against_last(seeds: Sequence[Values], rules: Rules) -> list[Statement]:
 STATEMENTS: Mapping[str, Callable[..., list[Statement]]] = {
     "a": mixed_against_uniform, "b": fixed_against_moving, "c": activation_statistics, "d": quarter_of_the_epochs,
     "e": full_precision_weights, "f": where_high_bits_land, "g": cost_of_search, "h": mean_against_last,
-    "i": mixed_against_uniform}
+    "i": mixed_against_uniform, "j": spent_target}
 
 
 def _at_its_cost(seed):

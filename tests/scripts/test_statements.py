@@ -9,7 +9,7 @@ from tests.helpers.claims import results, statements, verdicts
 RULE = verdicts.Rule(0.0, 0.3)
 RULES = dict.fromkeys((
     "line", "random", "sensitivity", "trained", "loss", "distance", "movement", "reaches", "same_epochs", "others",
-    "middle", "same_passes", "seconds", "meta_state"), RULE)
+    "middle", "gain", "same_passes", "seconds", "meta_state"), RULE)
 
 
 def differences(letter, seeds, **arguments):
@@ -29,6 +29,11 @@ def test_mixed_against_uniform():
     # At 0.07 the line is at 77, at 0.075 at 78.5.
     assert differences(letter, [seed, dearer]) == [
         [pytest.approx(2.0), pytest.approx(1.5)], [2.5, 3.5], [-0.5, 0.5]]
+
+
+def test_spent_target():
+  seed = {"spent": arm(79.25), "selected": arm(79.0), "sensitivity": arm(79.5)}
+  assert differences("j", [seed]) == [[-0.25], [0.25]]
 
 
 def test_fixed_against_moving():
