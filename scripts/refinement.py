@@ -24,6 +24,7 @@ from absl import logging as absl_logging
 import numpy as np
 
 from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
 from metamix_jax.method.assignments import Bits, assign_by_sensitivity, neighbours
 from metamix_jax.method.bops import LayerCost, complete_bits, gbops
@@ -38,10 +39,9 @@ from metamix_jax.reporting import saved_run
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "docs" / "evidence" / "refinement.json", ROOT / "docs" / "evidence.md"
 BEGIN, END = "<!-- The table below is written by scripts/refinement.py. -->", "<!-- The end of that table. -->"
+SETTINGS = ROOT / "configs" / "search_quality.py"  # Of the sensitivity and of the intervals.
 DATA, BATCH_SIZE = "digit_pairs/small", 500  # Five images of each class.
 _BATCHES = flags.DEFINE_integer("batches", 4, "Of 500 unseen images each, that judge.", lower_bound=1, upper_bound=38)
-_JUDGING_BATCHES = flags.DEFINE_integer("judging_batches", 24, "Training batches of the sensitivity.", lower_bound=1)
-_RESAMPLES = flags.DEFINE_integer("resamples", 2000, "Of the images, for a 95 % interval.", lower_bound=100)
 # Returns the losses of an assignment batch by batch, each float [N], always for the same images.
 LossesInTurn = Callable[[Bits], Iterator[np.ndarray]]
 
@@ -86,9 +86,10 @@ def measure(workdir: pathlib.Path) -> dict[str, Any]:
     raise UserError(f"{workdir} holds a run on {run.config['data.name']}; it must be on {DATA}, to have unseen images.")
   context = prepare(load_config_of_run(workdir))
   check_data(workdir, context.data.description)
+  settings = load_config(SETTINGS)
   meta, layers = load_meta_state(context, workdir), context.network.layers
   unseen, tested = Judge(context, meta, unseen_batches(_BATCHES.value)), evaluation_judge(context, meta)
-  on_training = training_judge(context, meta, _JUDGING_BATCHES.value)
+  on_training = training_judge(context, meta, settings.judging_batches)
   alone = losses_one_layer_at_a_time(
       layers, lambda bits: float(np.mean(on_training.score(bits).losses, dtype=np.float64)))
 
@@ -97,7 +98,7 @@ def measure(workdir: pathlib.Path) -> dict[str, Any]:
     differences = scores.losses.astype(np.float64) - reference.losses
     return {"gbops": gbops(layers, complete_bits(layers, bits)), "loss": float(scores.losses.mean(dtype=np.float64)),
             "top1": 100 * float(scores.correct.mean()), "difference": float(differences.mean()),
-            "interval": bootstrap_interval(differences, _RESAMPLES.value, np.random.default_rng(0))}
+            "interval": bootstrap_interval(differences, settings.num_resamples, np.random.default_rng(0))}
 
   targets = []
   for target in run.target_results:

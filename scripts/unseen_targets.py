@@ -23,6 +23,7 @@ from absl import logging as absl_logging
 import numpy as np
 
 from metamix_jax.command_line import exit_on_user_error, flags_parser, folder_of_run
+from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import complete_bits, gbops
 from metamix_jax.method.selection import alpha_for_target, weights_of_searches
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "docs" / "evidence" / "unseen_targets.json", ROOT / "docs" / "targets.md"
+SETTINGS = ROOT / "configs" / "search_quality.py"  # Of the intervals.
 BEGIN, END = "<!-- The table below is written by scripts/unseen_targets.py. -->", "<!-- The end of the table. -->"
 _TABLE = flags.DEFINE_bool("table", False, "Make the table from the results that are there, and measure nothing.")
-_RESAMPLES = flags.DEFINE_integer("resamples", 2000, "Of the images, for a 95 % interval.", lower_bound=100)
 
 
 @exit_on_user_error("unseen_targets")
@@ -86,7 +87,7 @@ def measure(workdir: pathlib.Path, run: saved_run.SavedRun) -> dict[str, Any]:
   check_data(workdir, context.data.description)
   check_costs(workdir, context.network.layers)
   judge = evaluation_judge(context, load_meta_state(context, workdir))
-  return compare(run, judge.score, _RESAMPLES.value) | {
+  return compare(run, judge.score, load_config(SETTINGS).num_resamples) | {
       "config": dict(run.config), "num_images": judge.num_images, "versions": current_versions()}
 
 
