@@ -77,9 +77,10 @@ def measure(workdir: pathlib.Path) -> dict[str, Any]:
   """
   # Here, because JAX and TensorFlow take seconds to load.
   from metamix_jax.training.context import prepare
-  from metamix_jax.training.judge import Judge, evaluation_judge, training_judge
+  from metamix_jax.training.judge import Judge, evaluation_judge
   from metamix_jax.training.saved_search import load_meta_state
-  from metamix_jax.training.search_quality import bootstrap_interval, losses_one_layer_at_a_time
+  from metamix_jax.training.search_quality import bootstrap_interval
+  from metamix_jax.training.sensitivity import measure_sensitivity
 
   run = saved_run.read(workdir)
   if run.config["data.name"] != DATA:
@@ -89,9 +90,7 @@ def measure(workdir: pathlib.Path) -> dict[str, Any]:
   settings = load_config(SETTINGS)
   meta, layers = load_meta_state(context, workdir), context.network.layers
   unseen, tested = Judge(context, meta, unseen_batches(_BATCHES.value)), evaluation_judge(context, meta)
-  on_training = training_judge(context, meta, settings.judging_batches)
-  alone = losses_one_layer_at_a_time(
-      layers, lambda bits: float(np.mean(on_training.score(bits).losses, dtype=np.float64)))
+  alone = measure_sensitivity(context, meta, workdir, settings.judging_batches)
 
   def described(bits, selected):
     scores, reference = tested.score(bits), tested.score(selected)

@@ -17,11 +17,12 @@ FILE = pathlib.PurePath("report", "chosen_targets.json")
 
 @dataclasses.dataclass(frozen=True)
 class ChosenTarget:
-  """Holds a target that was not searched, with the bits that follow from the searches of other targets.
+  """Holds a target for which bits were chosen after the search: from the searches of others, or by sensitivity.
 
   Attributes:
     result: its selection, and top-1 straight from the meta-state.
-    searches: {searched target in GBOPs: its weight}, as method.selection.weights_of_searches returns them.
+    searches: {searched target in GBOPs: its weight}, as method.selection.weights_of_searches returns them; {}: the bits
+      are those of the sensitivity of one layer at a time.
   """
 
   result: TargetResult
@@ -29,13 +30,14 @@ class ChosenTarget:
 
   @property
   def name(self) -> str:
-    """Returns the target's name in files: its first six digits, and whether there are further limits."""
-    return format_target(self.result.target_gbops) + ("_limited" if self.result.limits else "")
+    """Returns the target's name in files: its first six digits, how it was chosen, whether there are further limits."""
+    how = "" if self.searches else "_by_sensitivity"
+    return format_target(self.result.target_gbops) + how + ("_limited" if self.result.limits else "")
 
   @property
   def label(self) -> str:
-    """Returns what tables say about it: "chosen afterwards", and the further limits."""
-    return ", ".join(["chosen afterwards", *map(str, self.result.limits)])
+    """Returns what tables say about it: "chosen afterwards" or "by sensitivity", and the further limits."""
+    return ", ".join(["chosen afterwards" if self.searches else "by sensitivity", *map(str, self.result.limits)])
 
 
 def write_chosen_target(

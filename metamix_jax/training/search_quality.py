@@ -1,6 +1,6 @@
 """How good a finished search is: its selection beside random, uniform and otherwise found assignments [A]."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 import contextlib
 import pathlib
 import time
@@ -10,7 +10,7 @@ import numpy as np
 
 from metamix_jax.errors import UserError
 from metamix_jax.method.assignments import Bits, assign_by_sensitivity, draw_assignments, search_locally
-from metamix_jax.method.bops import LayerCost, complete_bits, gbops, uniform_bits, uniform_widths
+from metamix_jax.method.bops import complete_bits, gbops, uniform_bits, uniform_widths
 from metamix_jax.records.names import format_target
 from metamix_jax.records.progress import show_bar
 from metamix_jax.records.results import BitSelection, TargetResult
@@ -18,6 +18,7 @@ from metamix_jax.records.search_quality import AssignmentScore, Comparison, Sear
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.fingerprint import digest_of_state
 from metamix_jax.training.judge import ScoreFile, evaluation_judge, training_judge
+from metamix_jax.training.sensitivity import losses_one_layer_at_a_time
 from metamix_jax.training.state import MetaState
 
 _EVALUATION, _RANDOM, _TRAINING = "evaluation split", "for random assignments", "training batches"
@@ -61,24 +62,6 @@ def measure_search_quality(
   return SearchQuality(
       targets, uniform, measurement.on_evaluation.num_images, measurement.beside_random.num_images, settings.to_dict(),
       measurement.seconds)
-
-
-def losses_one_layer_at_a_time(
-    layers: Sequence[LayerCost], loss_of: Callable[[Bits], float]) -> dict[str, list[float]]:
-  """Measures what the bits of each layer cost by themselves, for `assign_by_sensitivity`.
-
-  Args:
-    layers: every quantised layer.
-    loss_of: returns the loss of an assignment, in nats.
-
-  Returns:
-    {layer name: [B]}: the loss with this layer at each candidate, and all others at their middle one.
-  """
-  searched = [layer for layer in layers if layer.searched]
-  middle = {layer.name: layer.candidate_bits[(len(layer.candidate_bits) - 1) // 2] for layer in searched}
-  return {
-      layer.name: [loss_of(middle | {layer.name: bits}) for bits in layer.candidate_bits]
-      for layer in show_bar(searched, "sensitivity", len(searched), "layer")}
 
 
 class _Measurement:

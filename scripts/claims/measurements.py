@@ -25,10 +25,9 @@ from metamix_jax.records.alpha import read_alpha
 from metamix_jax.records.names import TRAINING_PHASES
 from metamix_jax.training import phases
 from metamix_jax.training.context import TrainingContext
-from metamix_jax.training.fingerprint import digest_of_state
-from metamix_jax.training.judge import ScoreFile, evaluation_judge, training_judge
+from metamix_jax.training.judge import evaluation_judge
 from metamix_jax.training.saved_search import load_full_precision, load_meta_state
-from metamix_jax.training.search_quality import losses_one_layer_at_a_time
+from metamix_jax.training.sensitivity import measure_sensitivity
 from metamix_jax.training.stability import measure_stability
 from metamix_jax.training.state import MetaState
 
@@ -223,13 +222,10 @@ def _widths_around(layers, cost):
 
 def _by_sensitivity(runs, context, config):
   """Assigns bits by the loss of one layer at a time on training images, straight from the reference's meta-state."""
-  folder, number = runs.folder(runs.claim.reference), runs.claim.judging_batches
-  meta = load_meta_state(context, folder)
-  judge = training_judge(context, meta, number)
-  scores = ScoreFile(folder / "sensitivity.jsonl", {"meta_state": digest_of_state(meta), "judging_batches": number})
-  layers = context.network.layers
-  losses = losses_one_layer_at_a_time(layers, lambda bits: scores.mean_scores("training batches", judge, bits)[0])
-  return assign_by_sensitivity(layers, losses, config.arch.target_gbops, config.arch.target_tolerance)
+  folder = runs.folder(runs.claim.reference)
+  losses = measure_sensitivity(context, load_meta_state(context, folder), folder, runs.claim.judging_batches)
+  return assign_by_sensitivity(
+      context.network.layers, losses, config.arch.target_gbops, config.arch.target_tolerance)
 
 
 def _running_variances(path, first_steps):

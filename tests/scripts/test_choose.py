@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from metamix_jax import experiment
 from metamix_jax.config_file import flatten, load_config
 from metamix_jax.errors import UserError
+from metamix_jax.method.assignments import assign_by_sensitivity
 from metamix_jax.method.costs import peak_activation_bytes, total_activation_bytes
 from metamix_jax.method.selection import alpha_for_target, select_within_target
 from metamix_jax.records.alpha import read_alpha
@@ -103,6 +105,59 @@ def test_curve_page_and_terminal_show_what_was_chosen(run):
   text = page.write(run.folder).read_text()
   assert f"<td>bits chosen afterwards</td><td>0.027</td><td>{evaluated.gbops:.6g}</td>" in text
   assert "<th>bits at 0.027 GBOPs</th>" in text and (run.folder / "report" / "bits_0.027.png").exists()
+
+
+def test_bits_by_sensitivity_have_the_least_sum_of_losses(run):
+  """Also for a searched target, and within a limit; written beside what the search has selected."""
+  choose, rng = load_script("choose"), np.random.default_rng(0)
+  losses = {layer.name: rng.uniform(size=len(layer.candidate_bits)).tolist() for layer in run.layers if layer.searched}
+  chosen, = choose.settle(run, [0.032], losses=losses)
+  assert chosen.result.bits == assign_by_sensitivity(run.layers, losses, 0.032, 0.03)
+  assert chosen.searches == {} and chosen.name == "0.032_by_sensitivity" and chosen.label == "by sensitivity"
+  limit = 0.95 * total_activation_bytes(run.layers, chosen.result.all_bits)
+  limited, = choose.settle(run, [0.032], [f"activation_bytes={limit}"], losses)
+  assert limited.name == "0.032_by_sensitivity_limited"
+  assert total_activation_bytes(run.layers, limited.result.all_bits) <= limit
+
+  def loss_of(bits):
+    return sum(losses[layer.name][layer.candidate_of(bits[layer.name])] for layer in run.layers if layer.searched)
+
+  assert loss_of(chosen.result.bits) < loss_of(limited.result.bits)
+  write_chosen_target(run.folder, chosen, run.layers, 0.03)
+  again, = saved_run.read(run.folder).chosen_targets
+  assert again == chosen
+  assert "selected_bits_0.032_by_sensitivity.json" in choose.training_command(run.folder, chosen)
+  assert "by sensitivity" in "\n".join(tables.format_curve(saved_run.read(run.folder)))
+  with pytest.raises(UserError, match="--target is 0.5; this network reaches"):
+    choose.settle(run, [0.5], losses=losses)
+
+
+@pytest.mark.slow
+def test_sensitivity_is_measured_once(data_dir, tmp_path):
+  """The second start reads the file of the first one; both choose what the losses in it say."""
+  config, workdir = tiny_config(data_dir), tmp_path / "run"
+  config.arch.train_targets, config.reestimation_batches = (), 2
+  experiment.run(prepare(config), workdir)
+  for target in ("0.0008", "0.001"):
+    printed = subprocess.run(
+        [sys.executable, "scripts/choose.py", workdir, f"--target={target}", "--by=sensitivity"],
+        capture_output=True, text=True, cwd=ROOT, check=False)
+    assert printed.returncode == 0, printed.stderr
+    assert f"To train {target} GBOPs, chosen by sensitivity:" in printed.stdout
+    lines = (workdir / "sensitivity.jsonl").read_text().splitlines()
+    layers = saved_run.read(workdir).layers
+    # Each candidate of each searched layer; that with all others at the middle one is the same for all layers.
+    number = sum(len(layer.candidate_bits) - 1 for layer in layers if layer.searched) + 1
+    assert len(lines) == 1 + number
+  scores = {tuple(entry["bits"]): entry["loss"] for entry in map(json.loads, lines[1:])}
+  searched = [layer for layer in layers if layer.searched]
+  middle = {layer.name: layer.candidate_bits[1] for layer in searched}
+  losses = {layer.name: [scores[tuple((middle | {layer.name: bits}).values())] for bits in layer.candidate_bits]
+            for layer in searched}
+  low, high = saved_run.read(workdir).chosen_targets
+  for chosen in (low, high):
+    assert chosen.result.bits == assign_by_sensitivity(layers, losses, chosen.result.target_gbops, 0.03)
+    assert chosen.result.meta_state_top1 is not None
 
 
 def test_the_config_of_a_run_is_a_config_of_every_command(run, tmp_path):
