@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Measures how far a target may be from the searched ones before a search of its own selects better bits.
 
-  python -m metamix_jax.main --config=configs/unseen_targets.py --workdir=runs/unseen_targets
+  python -m metamix_jax.main --config=configs/unseen_targets.py:runs/digit_pairs --workdir=runs/unseen_targets
   python scripts/unseen_targets.py runs/unseen_targets
   python scripts/unseen_targets.py --table
 
