@@ -32,7 +32,7 @@ from metamix_jax.errors import UserError
 from metamix_jax.method.bops import complete_bits, gbops
 from metamix_jax.records.files import replace_between, write_json
 from metamix_jax.records.names import format_target
-from metamix_jax.records.paths import local_folder
+from metamix_jax.records.paths import PATH_FIELDS, local_folder
 from metamix_jax.records.progress import log_to_terminal
 from metamix_jax.records.search_quality import verdict_of_interval
 from metamix_jax.records.workdir import check_data, load_config_of_run
@@ -68,7 +68,7 @@ def measure(workdir: pathlib.Path, settings: ml_collections.ConfigDict, folder: 
   Args:
     workdir: DIR of a run whose bit selection is finished.
     settings: of configs/search_settings.py.
-    folder: of the results; FOLDER/seed_S.json has {"config" of the run, "searches": [{"seed", "target", "setting",
+    folder: of the results; FOLDER/seed_S.json has {"config" of the run without paths, "searches": [{"seed", "target", "setting",
       "changes", "gbops", "loss" in nats, "top1" in percent, "difference" of the loss to that of the first setting, its
       "interval", "bits", "seconds"}]}.
 
@@ -83,7 +83,7 @@ def measure(workdir: pathlib.Path, settings: ml_collections.ConfigDict, folder: 
 
   of_run = load_config_of_run(workdir)
   path = folder / f"seed_{of_run.seed}.json"
-  fields = json.loads(json.dumps(flatten(of_run)))
+  fields = {name: value for name, value in json.loads(json.dumps(flatten(of_run))).items() if name not in PATH_FIELDS}
   earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"config": fields, "searches": []}
   if earlier["config"] != fields:
     raise UserError(f"{path} has the results of a run with another config than {workdir}; give that one, or delete it.")
