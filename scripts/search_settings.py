@@ -68,9 +68,9 @@ def measure(workdir: pathlib.Path, settings: ml_collections.ConfigDict, folder: 
   Args:
     workdir: DIR of a run whose bit selection is finished.
     settings: of configs/search_settings.py.
-    folder: of the results; FOLDER/seed_S.json has {"config" of the run without paths, "searches": [{"seed", "target", "setting",
-      "changes", "gbops", "loss" in nats, "top1" in percent, "difference" of the loss to that of the first setting, its
-      "interval", "bits", "seconds"}]}.
+    folder: of the results; FOLDER/seed_S.json has {"config" of the run without paths, "searches": [{"seed", "target",
+      "setting", "changes", "gbops", "loss" in nats, "top1" in percent, "difference" of the loss to that of the first
+      setting, its "interval", "bits", "seconds"}]}.
 
   Raises:
     UserError: the results of this seed are of another run, or of a setting with the same words and other values.
