@@ -19,15 +19,14 @@ import statistics
 import time
 from typing import Any
 
-from absl import app
+from absl import app, flags
 from absl import logging as absl_logging
 from claims.verdicts import interval_of_mean
 import ml_collections
-from ml_collections import config_flags
 import numpy as np
 
 from metamix_jax.command_line import exit_on_user_error, flags_parser
-from metamix_jax.config_file import flatten
+from metamix_jax.config_file import flatten, load_config
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import complete_bits, gbops
 from metamix_jax.records.files import replace_between, write_json
@@ -43,7 +42,7 @@ FOLDER, PAGE = ROOT / "docs" / "evidence" / "search_settings", ROOT / "docs" / "
 BEGIN, END = "<!-- The table below is written by scripts/search_settings.py. -->", "<!-- The end of the settings. -->"
 OWN = "as shipped, beside bit-meta training"  # What the run itself has selected.
 SETTINGS = ROOT / "configs" / "search_settings.py"
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The settings, a Python file with get_config().")
+_SETTINGS = flags.DEFINE_string("settings", str(SETTINGS), "The settings, a Python file with get_config().")
 
 
 @exit_on_user_error("search_settings")
@@ -51,13 +50,14 @@ def main(argv):
   """Searches, compares and writes the table; a UserError becomes one sentence and status 2."""
   absl_logging.set_verbosity(absl_logging.FATAL)
   log_to_terminal()
+  settings = load_config(pathlib.Path(_SETTINGS.value))
   for folder in map(local_folder, argv[1:]):
-    measure(folder, _CONFIG.value, FOLDER)
+    measure(folder, settings, FOLDER)
   searches = [search for path in sorted(FOLDER.glob("seed_*.json"))
               for search in json.loads(path.read_text(encoding="utf-8"))["searches"]]
   if not searches:
     raise UserError(f"{FOLDER} has no results; measure a run first.")
-  text = table(searches, [words for words, _ in _CONFIG.value.settings] + [OWN])
+  text = table(searches, [words for words, _ in settings.settings] + [OWN])
   replace_between(PAGE, BEGIN, END, text)
   print(f"{text}\nWritten: {PAGE}")
 
@@ -184,4 +184,4 @@ def table(searches: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> str
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=flags_parser("search_settings", SETTINGS))
+  app.run(main, flags_parser=flags_parser("search_settings"))
