@@ -31,6 +31,7 @@ from metamix_jax.records.alpha import read_alpha
 from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.files import replace_between, write_json
 from metamix_jax.records.limits import read_limits
+from metamix_jax.records.paths import PATH_FIELDS
 from metamix_jax.records.progress import log_to_terminal, show_bar
 from metamix_jax.records.search_quality import verdict_of_interval
 from metamix_jax.records.summary import current_versions
@@ -88,7 +89,8 @@ def measure(workdir: pathlib.Path, run: saved_run.SavedRun) -> dict[str, Any]:
   check_costs(workdir, context.network.layers)
   judge = evaluation_judge(context, load_meta_state(context, workdir))
   return compare(run, judge.score, load_config(SETTINGS).num_resamples) | {
-      "config": dict(run.config), "num_images": judge.num_images, "versions": current_versions()}
+      "config": {name: value for name, value in run.config.items() if name not in PATH_FIELDS},
+      "num_images": judge.num_images, "versions": current_versions()}
 
 
 def compare(

@@ -26,7 +26,8 @@ class ImageScores(NamedTuple):
 class Judge:
   """Scores assignments on one set of images, with batch-norm statistics re-estimated for each assignment.
 
-  All images stay on the devices, so an assignment costs its forward passes and nothing else.
+  All images stay on the devices, so an assignment costs its forward passes and nothing else. Scores are kept, so an
+  assignment that is asked for again, such as the one that others are compared with, costs nothing.
 
   Attributes:
     num_images: images that the scores are of.
@@ -41,10 +42,14 @@ class Judge:
     self._masks = [np.asarray(batch.get("mask", np.ones(len(batch["label"])))) > 0 for batch in batches]
     self._batches = list(context.place(iter(batches)))
     self.num_images = int(sum(mask.sum() for mask in self._masks))
+    self._scored: dict[tuple[tuple[str, int], ...], ImageScores] = {}
 
   def score(self, bits: Mapping[str, int]) -> ImageScores:
     """Scores every image with the searched layers at `bits`; raises ValueError if a layer lacks its candidate."""
-    return self._of_images(fetch(self._scores(bits)), self._masks)
+    key = tuple(sorted(bits.items()))
+    if key not in self._scored:
+      self._scored[key] = self._of_images(fetch(self._scores(bits)), self._masks)
+    return self._scored[key]
 
   def score_in_turn(self, bits: Mapping[str, int]) -> Iterator[ImageScores]:
     """Yields the scores of one batch after the other, for a caller that may have seen enough before the last one.
