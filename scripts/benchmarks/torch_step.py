@@ -1,14 +1,18 @@
 """PyTorch's full-precision training step of a config's network, for comparison only; needs torch and torchvision."""
 
+import jax
+
 from metamix_jax.data.cores import available_cores
 from metamix_jax.errors import UserError
 
 
 def full_precision_step(config):
-  """Returns a function that runs one SGD step, channels_last, on random images.
+  """Returns a function that runs one SGD step, channels_last, on random images, on the kind of device that JAX has.
+
+  Products are as the config has them: in bfloat16 by autocast, in TF32 where matmul_precision leaves it to the device.
 
   Raises:
-    UserError: torch or torchvision is missing, or has no such network.
+    UserError: torch or torchvision is missing, has no such network, or has no GPU where JAX has one.
   """
   try:
     import torch  # Not a dependency of the package.
@@ -29,17 +33,27 @@ def full_precision_step(config):
 
   if not hasattr(models, config.network.name):
     raise UserError(f"--compare=torch: torchvision has no network {config.network.name!r}.")
+  on_gpu = jax.default_backend() == "gpu"
+  if on_gpu and not torch.cuda.is_available():
+    raise UserError(f"--compare=torch: JAX runs on {jax.devices()[0].device_kind}, and torch sees no GPU.")
+  device = torch.device("cuda" if on_gpu else "cpu")
   torch.set_num_threads(available_cores())
-  model = getattr(models, config.network.name)(weights=None).to(memory_format=torch.channels_last).train()
+  torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.matmul_precision != "highest"
+  torch.backends.cudnn.benchmark = True  # As XLA, it tries several algorithms for each convolution.
+  model = getattr(models, config.network.name)(weights=None).to(device, memory_format=torch.channels_last).train()
   optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
   size = config.data.image_size
-  images = torch.rand(config.batch_size, 3, size, size).to(memory_format=torch.channels_last)
-  labels = torch.randint(0, 1000, (config.batch_size,))
+  images = torch.rand(config.batch_size, 3, size, size).to(device, memory_format=torch.channels_last)
+  labels = torch.randint(0, 1000, (config.batch_size,)).to(device)
 
   def step():
     optimizer.zero_grad()
-    torch.nn.functional.cross_entropy(model(images), labels).backward()
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.compute_dtype == "bfloat16"):
+      loss = torch.nn.functional.cross_entropy(model(images), labels)
+    loss.backward()
     optimizer.step()
+    if on_gpu:
+      torch.cuda.synchronize()
     return library
 
   return step
