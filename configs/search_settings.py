@@ -13,6 +13,9 @@ def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.targets = (0.07, 0.09)  # GBOPs of one image, each searched alone.
   config.num_resamples = 2000  # Of the test images, for a 95 % interval of each difference.
+  # Of every setting that does not have another value. The runs of the ledger, on whose meta-states this is done, have
+  # 0.03, and what is left unspent would hide the rest.
+  config.common = (("arch.target_tolerance", 0.005),)
   # Words, and the fields that differ from those of the run. {target} stands for the target in GBOPs.
   config.settings = (
       ("as shipped", ()),
@@ -24,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
       ("beta1 0.9 instead of 0.5", (("arch.beta1", 0.9),)),
       ("half of the steps", (("bit_selection.epochs", 4),)),
       ("twice the steps", (("bit_selection.epochs", 10),)),
-      ("the target is spent to 0.5 % instead of 3 %", (("arch.target_tolerance", 0.005),)),
+      ("3 % of the target may be left instead of 0.5 %", (("arch.target_tolerance", 0.03),)),
       ("a limit with a multiplier instead of the penalty", (
           ("arch.relative_penalty_weight", 0.0), ("arch.at_most", ("bops={target}",)))))
   return config.lock()

@@ -29,18 +29,18 @@ from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.config_file import flatten, load_config
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import complete_bits, gbops
+from metamix_jax.records.alpha import read_alpha
 from metamix_jax.records.files import replace_between, write_json
 from metamix_jax.records.names import format_target
 from metamix_jax.records.paths import PATH_FIELDS, local_folder
 from metamix_jax.records.progress import log_to_terminal
 from metamix_jax.records.search_quality import verdict_of_interval
 from metamix_jax.records.workdir import check_data, load_config_of_run
-from metamix_jax.reporting import saved_run
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER, PAGE = ROOT / "docs" / "evidence" / "search_settings", ROOT / "docs" / "evidence.md"
 BEGIN, END = "<!-- The table below is written by scripts/search_settings.py. -->", "<!-- The end of the settings. -->"
-OWN = "as shipped, beside bit-meta training"  # What the run itself has selected.
+OWN = "as shipped, beside bit-meta training"  # The search of the run itself.
 SETTINGS = ROOT / "configs" / "search_settings.py"
 _SETTINGS = flags.DEFINE_string("settings", str(SETTINGS), "The settings, a Python file with get_config().")
 
@@ -92,10 +92,11 @@ def measure(workdir: pathlib.Path, settings: ml_collections.ConfigDict, folder: 
   check_data(workdir, context.data.description)
   layers = context.network.layers
   judge = evaluation_judge(context, load_meta_state(context, workdir))
-  own = {result.target_gbops: result.bits for result in saved_run.read(workdir).target_results}
+  alpha = read_alpha(workdir, layers)
   for target in settings.targets:
     first = None
-    for words, changes in (*settings.settings, *([(OWN, None)] if target in own else [])):
+    for words, fields_changed in (*settings.settings, *([(OWN, ())] if target in alpha else [])):
+      changes = tuple((dict(settings.common) | dict(fields_changed)).items())
       done = [search for search in searches if (search["target"], search["setting"]) == (target, words)]
       written = json.loads(json.dumps(changes))
       if done and done[0]["changes"] != written:
@@ -103,7 +104,9 @@ def measure(workdir: pathlib.Path, settings: ml_collections.ConfigDict, folder: 
                         "other words, or delete them.")
       if not done:
         begun = time.perf_counter()
-        bits = own[target] if changes is None else search_again(workdir, config_with(of_run, changes, target))
+        config = config_with(of_run, changes, target)
+        bits = search_again(workdir, config) if words != OWN else context.limits.select(
+            layers, alpha[target], target, config.arch.target_tolerance)
         seconds = time.perf_counter() - begun
         scores = judge.score(bits)
         reference = scores if first is None else judge.score(first)

@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
   with config.unlocked():
     config.title = "sensitivity leads in claim a because the selection leaves a part of its target"
     config.minutes = 9
-    config.tolerance = 0.005  # Of the selection that spends its target; as shipped 0.03.
+    config.tolerance = 0.005  # Of the selection that spends its target; the other claims have 0.03.
     config.judging_batches = 24  # Of the sensitivity, as in claim a.
     config.rules.update(reaches=(-0.3, -0.3), gain=(0.0, 0.3))
   return config.lock()

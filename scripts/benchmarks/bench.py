@@ -137,12 +137,13 @@ def compile_steps(config, network, teacher_network, names):
     start = time.perf_counter()
     lowered = program.lower(*values)
     compiled = lowered.compile()
+    # Before compilation: XLA does not look into the convolutions of a GPU's libraries. On GPUs it counts nothing.
+    flops = (lowered.cost_analysis() or {}).get("flops")
     facts[name] = {
         "passes": passes.get(name),
         "compile_seconds": time.perf_counter() - start,
         "temporaries_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6,
-        # Before compilation: XLA does not look into the convolutions of GPU libraries. A loop's body is counted once.
-        "gflop": lowered.cost_analysis().get("flops", 0) / 1e9 * passes.get(name, 1)}
+        "gflop": flops and flops / 1e9 * passes.get(name, 1)}  # A loop's body is counted once.
     runs[name] = repeated(compiled, values)
   return runs, facts
 

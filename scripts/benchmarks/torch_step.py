@@ -1,5 +1,7 @@
 """PyTorch's full-precision training step of a config's network, for comparison only; needs torch and torchvision."""
 
+import sys
+
 import jax
 
 from metamix_jax.data.cores import available_cores
@@ -18,16 +20,8 @@ def full_precision_step(config):
     import torch  # Not a dependency of the package.
   except ImportError as error:
     raise _missing(error) from error
-  # torchvision looks up these operators, which its own compiled part declares where that fits the installed torch.
-  library = torch.library.Library("torchvision", "FRAGMENT")
-  for schema in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-                 "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"):
-    try:
-      library.define(schema)
-    except RuntimeError:
-      pass  # Declared already.
   try:
-    from torchvision import models
+    models, operators = _torchvision_models(torch)
   except ImportError as error:
     raise _missing(error) from error
 
@@ -54,9 +48,25 @@ def full_precision_step(config):
     optimizer.step()
     if on_gpu:
       torch.cuda.synchronize()
-    return library
+    return operators  # Alive as long as the step is.
 
   return step
+
+
+def _torchvision_models(torch):
+  """Returns torchvision.models, and what must live as long as it is used."""
+  try:
+    from torchvision import models
+    return models, None
+  except RuntimeError:  # Its compiled part, which declares these operators, does not fit the installed torch.
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+      del sys.modules[name]
+  library = torch.library.Library("torchvision", "FRAGMENT")
+  for schema in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+                 "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"):
+    library.define(schema)
+  from torchvision import models
+  return models, library
 
 
 def _missing(error):

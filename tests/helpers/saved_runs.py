@@ -61,7 +61,7 @@ def write_run(folder, config, num_classes, channels, phases=ALL_PHASES, begun=No
 
   alpha = [{layer.name: rng.normal(0, 1, len(layer.candidate_bits)) for layer in searched} for _ in targets]
   selected = [
-      selection.select_within_target(layers, values, target, 0.03)
+      selection.select_within_target(layers, values, target, config.arch.target_tolerance)
       for values, target in zip(alpha, targets, strict=True)]
   argmax = [selection.most_probable_bits(layers, values) for values in alpha]
 

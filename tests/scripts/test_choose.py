@@ -41,12 +41,12 @@ def run(folder, tmp_path):
 
 
 def test_bits_come_from_the_searches_on_both_sides(run):
-  alpha = read_alpha(run.folder, run.layers)
+  alpha, tolerance = read_alpha(run.folder, run.layers), run.config["arch.target_tolerance"]
   near, far, above = load_script("choose").settle(run, [0.022, 0.03, 0.04])
   for chosen in (near, far, above):
     target = chosen.result.target_gbops
-    assert chosen.result.bits == select_within_target(run.layers, alpha_for_target(alpha, target), target, 0.03)
-    assert 0.97 * target <= chosen.result.gbops <= target
+    assert chosen.result.bits == select_within_target(run.layers, alpha_for_target(alpha, target), target, tolerance)
+    assert (1 - tolerance) * target <= chosen.result.gbops <= target
   assert near.searches == pytest.approx({0.021: 10 / 11, 0.032: 1 / 11})
   assert above.searches == {0.032: 1.0}
 
@@ -72,8 +72,8 @@ def test_further_limits_are_kept_and_written(run, tmp_path):
   assert in_bytes.cost == total_activation_bytes(run.layers, chosen.result.all_bits) <= 0.9 * free_bytes
   assert peak.cost == peak_activation_bytes(run.layers, chosen.result.all_bits) <= free_peak
   assert chosen.result.gbops <= 0.03 and chosen.name == "0.03_limited"
-  write_chosen_target(run.folder, chosen, run.layers, 0.03)
-  write_chosen_target(run.folder, free, run.layers, 0.03)
+  write_chosen_target(run.folder, chosen, run.layers, run.config["arch.target_tolerance"])
+  write_chosen_target(run.folder, free, run.layers, run.config["arch.target_tolerance"])
   again = saved_run.read(run.folder).chosen_targets
   assert set(map(str, again)) == set(map(str, (free, chosen)))
   searched, = choose.settle(run, [0.032], limits)  # A searched target may have further limits.
@@ -93,7 +93,7 @@ def test_curve_page_and_terminal_show_what_was_chosen(run):
   chosen, = load_script("choose").settle(run, [0.027])
   evaluated = TargetResult.from_json(
       chosen.result.to_json() | {"meta_state_top1": 71.25}, run.layers, chosen.result.tolerance)
-  write_chosen_target(run.folder, type(chosen)(evaluated, chosen.searches), run.layers, 0.03)
+  write_chosen_target(run.folder, type(chosen)(evaluated, chosen.searches), run.layers, run.config["arch.target_tolerance"])
   again = saved_run.read(run.folder)
   axes = curve.accuracy_against_cost(again).axes[0]
   drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
@@ -112,7 +112,7 @@ def test_bits_by_sensitivity_have_the_least_sum_of_losses(run):
   choose, rng = load_script("choose"), np.random.default_rng(0)
   losses = {layer.name: rng.uniform(size=len(layer.candidate_bits)).tolist() for layer in run.layers if layer.searched}
   chosen, = choose.settle(run, [0.032], losses=losses)
-  assert chosen.result.bits == assign_by_sensitivity(run.layers, losses, 0.032, 0.03)
+  assert chosen.result.bits == assign_by_sensitivity(run.layers, losses, 0.032, run.config["arch.target_tolerance"])
   assert chosen.searches == {} and chosen.name == "0.032_by_sensitivity" and chosen.label == "by sensitivity"
   limit = 0.95 * total_activation_bytes(run.layers, chosen.result.all_bits)
   limited, = choose.settle(run, [0.032], [f"activation_bytes={limit}"], losses)
@@ -123,7 +123,7 @@ def test_bits_by_sensitivity_have_the_least_sum_of_losses(run):
     return sum(losses[layer.name][layer.candidate_of(bits[layer.name])] for layer in run.layers if layer.searched)
 
   assert loss_of(chosen.result.bits) < loss_of(limited.result.bits)
-  write_chosen_target(run.folder, chosen, run.layers, 0.03)
+  write_chosen_target(run.folder, chosen, run.layers, run.config["arch.target_tolerance"])
   again, = saved_run.read(run.folder).chosen_targets
   assert again == chosen
   assert "selected_bits_0.032_by_sensitivity.json" in choose.training_command(run.folder, chosen)

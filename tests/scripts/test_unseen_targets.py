@@ -53,7 +53,8 @@ def test_chosen_bits_are_compared_with_searched_ones_image_by_image(script, tmp_
   for entry in ends["forgotten"]:
     target = entry["target"]
     bits = select_within_target(
-        run.layers, alpha_for_target({end: alpha[end] for end in (0.021, 0.032)}, target), target, 0.03)
+        run.layers, alpha_for_target({end: alpha[end] for end in (0.021, 0.032)}, target), target,
+        config.arch.target_tolerance)
     cost = gbops(run.layers, complete_bits(run.layers, bits))
     assert entry["gbops"] == cost and entry["searches"] == [0.021, 0.032]
     assert entry["distance"] == pytest.approx(min(target - 0.021, 0.032 - target) / target)
