@@ -27,7 +27,7 @@ from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
 from metamix_jax.method.assignments import Bits, assign_by_sensitivity, neighbours
-from metamix_jax.method.bops import LayerCost, complete_bits, gbops
+from metamix_jax.method.bops import LayerCost
 from metamix_jax.records.files import replace_between, write_json
 from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import log_to_terminal
@@ -77,9 +77,8 @@ def measure(workdir: pathlib.Path) -> dict[str, Any]:
   """
   # Here, because JAX and TensorFlow take seconds to load.
   from metamix_jax.training.context import prepare
-  from metamix_jax.training.judge import Judge, evaluation_judge
+  from metamix_jax.training.judge import Judge, compare_assignments, describe_assignment, evaluation_judge
   from metamix_jax.training.saved_search import load_meta_state
-  from metamix_jax.training.search_quality import bootstrap_interval
   from metamix_jax.training.sensitivity import measure_sensitivity
 
   run = saved_run.read(workdir)
@@ -93,11 +92,9 @@ def measure(workdir: pathlib.Path) -> dict[str, Any]:
   alone = measure_sensitivity(context, meta, workdir, settings.judging_batches)
 
   def described(bits, selected):
-    scores, reference = tested.score(bits), tested.score(selected)
-    differences = scores.losses.astype(np.float64) - reference.losses
-    return {"gbops": gbops(layers, complete_bits(layers, bits)), "loss": float(scores.losses.mean(dtype=np.float64)),
-            "top1": 100 * float(scores.correct.mean()), "difference": float(differences.mean()),
-            "interval": bootstrap_interval(differences, settings.num_resamples, np.random.default_rng(0))}
+    difference, interval = compare_assignments(
+        tested.score, bits, selected, settings.num_resamples, np.random.default_rng(0))
+    return describe_assignment(tested.score, layers, bits) | {"difference": difference, "interval": interval}
 
   targets = []
   for target in run.target_results:

@@ -28,7 +28,6 @@ import numpy as np
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.config_file import flatten, load_config
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import complete_bits, gbops
 from metamix_jax.records.alpha import read_alpha
 from metamix_jax.records.files import replace_between, write_json
 from metamix_jax.records.names import format_target
@@ -77,9 +76,8 @@ def measure(workdir: pathlib.Path, settings: ml_collections.ConfigDict, folder: 
   """
   # Here, because JAX and TensorFlow take seconds to load.
   from metamix_jax.training.context import prepare
-  from metamix_jax.training.judge import evaluation_judge
+  from metamix_jax.training.judge import compare_assignments, describe_assignment, evaluation_judge
   from metamix_jax.training.saved_search import load_meta_state
-  from metamix_jax.training.search_quality import bootstrap_interval
 
   of_run = load_config_of_run(workdir)
   path = folder / f"seed_{of_run.seed}.json"
@@ -108,15 +106,11 @@ def measure(workdir: pathlib.Path, settings: ml_collections.ConfigDict, folder: 
         bits = search_again(workdir, config) if words != OWN else context.limits.select(
             layers, alpha[target], target, config.arch.target_tolerance)
         seconds = time.perf_counter() - begun
-        scores = judge.score(bits)
-        reference = scores if first is None else judge.score(first)
-        differences = scores.losses.astype(np.float64) - reference.losses
+        difference, interval = compare_assignments(
+            judge.score, bits, first or bits, settings.num_resamples, np.random.default_rng(0))
         done = [{
             "seed": of_run.seed, "target": target, "setting": words, "changes": written,
-            "gbops": gbops(layers, complete_bits(layers, bits)),
-            "loss": float(scores.losses.mean(dtype=np.float64)), "top1": 100 * float(scores.correct.mean()),
-            "difference": float(differences.mean()),
-            "interval": bootstrap_interval(differences, settings.num_resamples, np.random.default_rng(0)),
+            **describe_assignment(judge.score, layers, bits), "difference": difference, "interval": interval,
             "bits": dict(bits), "seconds": round(seconds, 1)}]
         searches += done
         write_json(path, {"config": fields, "searches": searches})

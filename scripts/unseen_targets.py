@@ -25,7 +25,6 @@ import numpy as np
 from metamix_jax.command_line import exit_on_user_error, flags_parser, folder_of_run
 from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import complete_bits, gbops
 from metamix_jax.method.selection import alpha_for_target, weights_of_searches
 from metamix_jax.records.alpha import read_alpha
 from metamix_jax.records.cost_tables import check_costs
@@ -108,40 +107,29 @@ def compare(
     "gbops", "loss", "top1" of the chosen bits, "difference" of their loss to that of the searched bits, above 0 where
     those are better, and its "interval"}]}}.
   """
-  from metamix_jax.training.search_quality import bootstrap_interval
+  from metamix_jax.training.judge import compare_assignments, describe_assignment
 
   layers, tolerance, alpha = run.layers, run.config["arch.target_tolerance"], read_alpha(run.folder, run.layers)
   limits = read_limits(layers, run.config.get("arch.at_most") or (), "config.arch.at_most")
   own = {result.target_gbops: dict(result.bits) for result in run.target_results}
-  scores = {}
-
-  def scored(bits):
-    key = tuple(bits.values())
-    if key not in scores:
-      scores[key] = score(bits)
-    return scores[key]
-
-  def described(bits):
-    return {"gbops": gbops(layers, complete_bits(layers, bits)),
-            "loss": float(np.mean(scored(bits).losses, dtype=np.float64)),
-            "top1": 100 * float(np.mean(scored(bits).correct))}
 
   def compared(target, searches):
     served = alpha_for_target({search: alpha[search] for search in searches}, target)
     bits = limits.select(layers, served, target, tolerance)
-    differences = scored(bits).losses.astype(np.float64) - scored(own[target]).losses
-    rng = np.random.default_rng(round(target * 1e9))
+    difference, interval = compare_assignments(
+        score, bits, own[target], num_resamples, np.random.default_rng(round(target * 1e9)))
     return {
         "target": target, "distance": min(abs(search - target) / target for search in searches),
-        "searches": list(weights_of_searches(searches, target)), **described(bits),
-        "difference": float(differences.mean()), "interval": bootstrap_interval(differences, num_resamples, rng)}
+        "searches": list(weights_of_searches(searches, target)), **describe_assignment(score, layers, bits),
+        "difference": difference, "interval": interval}
 
   sets = kept_searches(list(own))
   pairs = [(words, target) for words, searches in sets.items() for target in own if target not in searches]
   kept = {words: {"searches": searches, "forgotten": []} for words, searches in sets.items()}
   for words, target in show_bar(pairs, "targets", len(pairs), "target"):
     kept[words]["forgotten"].append(compared(target, sets[words]))
-  return {"own": {f"{target:g}": described(bits) for target, bits in own.items()}, "kept": kept}
+  return {"own": {
+      f"{target:g}": describe_assignment(score, layers, bits) for target, bits in own.items()}, "kept": kept}
 
 
 def table(results: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Judges assignments of bits straight from the meta-state, many of them on the same images."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import itertools
 import json
 import pathlib
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metamix_jax.errors import UserError
+from metamix_jax.method.bops import LayerCost, complete_bits, gbops
 from metamix_jax.method.precision import assigned_precision
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.evaluation import average_batch_statistics, num_reestimation_batches
@@ -98,6 +99,49 @@ def training_judge(context: TrainingContext, meta: MetaState, num_batches: int) 
         f"config.reestimation_batches is {context.config.reestimation_batches}; it must be below {first}, the training"
         " batches of an epoch, or none is left to judge assignments on.")
   return Judge(context, meta, itertools.islice(context.data.train_epoch(0, first), num_batches))
+
+
+# Scores bits of the searched layers, always on the same images, as Judge.score.
+Score = Callable[[Mapping[str, int]], ImageScores]
+
+
+def describe_assignment(score: Score, layers: Sequence[LayerCost], bits: Mapping[str, int]) -> dict[str, float]:
+  """Returns {"gbops" of one image, mean "loss" in nats, "top1" in percent} of an assignment, for JSON."""
+  scores = score(bits)
+  return {"gbops": gbops(layers, complete_bits(layers, bits)), "loss": float(np.mean(scores.losses, dtype=np.float64)),
+          "top1": 100 * float(np.mean(scores.correct))}
+
+
+def compare_assignments(
+    score: Score, bits: Mapping[str, int], reference: Mapping[str, int], num_resamples: int, rng: np.random.Generator
+) -> tuple[float, tuple[float, float]]:
+  """Compares two assignments on the same images.
+
+  Args:
+    score: scores an assignment.
+    bits: of the searched layers.
+    reference: other bits.
+    num_resamples: of the images.
+    rng: draws them.
+
+  Returns:
+    The mean of the loss of `bits` less that of `reference`, in nats, and its 95 % interval (`bootstrap_interval`).
+  """
+  differences = score(bits).losses.astype(np.float64) - score(reference).losses
+  return float(differences.mean()), bootstrap_interval(differences, num_resamples, rng)
+
+
+def bootstrap_interval(values: np.ndarray, num_resamples: int, rng: np.random.Generator) -> tuple[float, float]:
+  """Returns the 2.5th and 97.5th percentile of the mean of resampled values.
+
+  Args:
+    values: float64 [N].
+    num_resamples: number of resamples of N values each, with replacement.
+    rng: the source of everything random.
+  """
+  means = [float(values[rng.integers(len(values), size=len(values))].mean()) for _ in range(num_resamples)]
+  low, high = np.percentile(means, (2.5, 97.5))
+  return float(low), float(high)
 
 
 class ScoreFile:

@@ -17,7 +17,7 @@ from metamix_jax.records.results import BitSelection, TargetResult
 from metamix_jax.records.search_quality import AssignmentScore, Comparison, SearchQuality, TargetQuality
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.fingerprint import digest_of_state
-from metamix_jax.training.judge import ScoreFile, evaluation_judge, training_judge
+from metamix_jax.training.judge import ScoreFile, compare_assignments, evaluation_judge, training_judge
 from metamix_jax.training.sensitivity import losses_one_layer_at_a_time
 from metamix_jax.training.state import MetaState
 
@@ -123,12 +123,10 @@ class _Measurement:
 
       local = search_locally(
           self.layers, by_sensitivity, target.target_gbops, judge, settings.num_local, rng)
-    with self.timed("comparison"):
-      selected_losses = self.on_evaluation.score(target.bits).losses.astype(np.float64)
-    comparisons = tuple(
-        self._compare(label, selected_losses, bits, rng)
-        for label, bits in (("sensitivity", by_sensitivity), ("local search", local)))
     selected = dict(target.bits)
+    comparisons = tuple(
+        self._compare(label, selected, bits, rng)
+        for label, bits in (("sensitivity", by_sensitivity), ("local search", local)))
     return TargetQuality(
         target.target_gbops, self.evaluated(selected), comparisons, self.scored_beside_random(selected), random)
 
@@ -136,23 +134,9 @@ class _Measurement:
     """Returns the lowest cost of a random assignment: the tolerance's, or the selection's where that is lower."""
     return min((1 - target.tolerance) * target.target_gbops, target.gbops)
 
-  def _compare(self, name: str, selected_losses: np.ndarray, bits: Bits, rng: np.random.Generator) -> Comparison:
-    """Compares the selection's losses, float64 [N], with the losses of a baseline on the same images."""
+  def _compare(self, name: str, selected: Bits, bits: Bits, rng: np.random.Generator) -> Comparison:
+    """Compares the selection with the bits of a baseline, on the evaluation split."""
     with self.timed("comparison"):
-      differences = selected_losses - self.on_evaluation.score(bits).losses
-    return Comparison(
-        name, self.evaluated(bits), float(differences.mean()),
-        bootstrap_interval(differences, self.settings.num_resamples, rng), self.scored_beside_random(bits))
-
-
-def bootstrap_interval(values: np.ndarray, num_resamples: int, rng: np.random.Generator) -> tuple[float, float]:
-  """Returns the 2.5th and 97.5th percentile of the mean of resampled values.
-
-  Args:
-    values: float64 [N].
-    num_resamples: number of resamples of N values each, with replacement.
-    rng: the source of everything random.
-  """
-  means = [float(values[rng.integers(len(values), size=len(values))].mean()) for _ in range(num_resamples)]
-  low, high = np.percentile(means, (2.5, 97.5))
-  return float(low), float(high)
+      difference, interval = compare_assignments(
+          self.on_evaluation.score, selected, bits, self.settings.num_resamples, rng)
+    return Comparison(name, self.evaluated(bits), difference, interval, self.scored_beside_random(bits))

@@ -74,6 +74,17 @@ def fixed_against_moving(runs: SeedRuns) -> dict[str, Any]:
           for which, bits in (("fixed", fixed), ("moving", moving))}}
 
 
+def weights_that_moved(runs: SeedRuns) -> dict[str, Any]:
+  """Trains the bits of the search on moving weights from the fixed meta-state too, beside the trainings of claim b."""
+  config, name = runs.config(), "moving_weights"
+  fixed = _selected(runs, config)
+  moving = _only_target(runs.search(name, config, moving_weights))["bits"]
+  return {
+      "fixed": runs.train(runs.claim.reference, "selected", fixed, config),
+      "moving": runs.train(name, "selected", moving, config),
+      "moving_bits": runs.train(runs.claim.reference, "of_moving_weights", moving, config)}
+
+
 def activation_statistics(runs: SeedRuns) -> dict[str, Any]:
   """Reads distances between bit-widths, and running variances with the method and without."""
   stability = _reference_summary(runs, runs.config())["activation_stability"]
@@ -178,7 +189,7 @@ def mean_against_last(runs: SeedRuns) -> dict[str, Any]:
 MEASUREMENTS: Mapping[str, Callable[[SeedRuns], dict[str, Any]]] = {
     "a": mixed_against_uniform, "b": fixed_against_moving, "c": activation_statistics, "d": quarter_of_the_epochs,
     "e": full_precision_weights, "f": where_high_bits_land, "g": cost_of_search, "h": mean_against_last,
-    "i": mixed_against_uniform, "j": spent_target}
+    "i": mixed_against_uniform, "j": spent_target, "k": weights_that_moved}
 
 
 def _reference_summary(runs, config):

@@ -14,7 +14,7 @@ from metamix_jax.records.files import write_text
 PAGE = ROOT / "docs" / "ledger.md"
 NOT_RUN = "not run yet"
 # Of the table of commands, and of `python scripts/ledger.py`: c reads runs of g; i shares the pretrained network alone.
-ORDER = "ajhbdefgci"
+ORDER = "ajhbkdefgci"
 
 
 def write(claims: Mapping[str, Claim], page: pathlib.Path = PAGE) -> list[pathlib.Path]:

@@ -154,9 +154,11 @@ def test_sensitivity_is_measured_once(data_dir, tmp_path):
   middle = {layer.name: layer.candidate_bits[1] for layer in searched}
   losses = {layer.name: [scores[tuple((middle | {layer.name: bits}).values())] for bits in layer.candidate_bits]
             for layer in searched}
-  low, high = saved_run.read(workdir).chosen_targets
+  run = saved_run.read(workdir)
+  low, high = run.chosen_targets
   for chosen in (low, high):
-    assert chosen.result.bits == assign_by_sensitivity(layers, losses, chosen.result.target_gbops, 0.03)
+    assert chosen.result.bits == assign_by_sensitivity(
+        layers, losses, chosen.result.target_gbops, run.config["arch.target_tolerance"])
     assert chosen.result.meta_state_top1 is not None
 
 

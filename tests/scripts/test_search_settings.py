@@ -42,7 +42,7 @@ def test_searches_are_made_once_and_compared_with_the_first(data_dir, tmp_path, 
   experiment.run(contexts.prepare(config), tmp_path / "run")
   before = parameters(tmp_path / "run", "bit_selection")
   settings = ml_collections.ConfigDict({
-      "targets": (target,), "num_resamples": 100,
+      "targets": (target,), "num_resamples": 100, "common": (),
       "settings": (("as it is", ()), ("fast", (("arch.learning_rate", 0.5),)))})
   searched, search = [], phases.search_bits
   monkeypatch.setattr(phases, "search_bits", lambda context, *rest: (

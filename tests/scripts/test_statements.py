@@ -9,7 +9,7 @@ from tests.helpers.claims import results, statements, verdicts
 RULE = verdicts.Rule(0.0, 0.3)
 RULES = dict.fromkeys((
     "line", "random", "sensitivity", "trained", "loss", "distance", "movement", "reaches", "same_epochs", "others",
-    "middle", "gain", "same_passes", "seconds", "meta_state"), RULE)
+    "middle", "gain", "same_passes", "seconds", "meta_state", "weights", "bits"), RULE)
 
 
 def differences(letter, seeds, **arguments):
@@ -39,6 +39,11 @@ def test_spent_target():
 def test_fixed_against_moving():
   seed = {"fixed": arm(80.0), "moving": arm(79.5), "loss_on_fixed_meta_state": {"fixed": 0.75, "moving": 0.875}}
   assert differences("b", [seed]) == [[0.5], [0.125]]
+
+
+def test_weights_that_moved():
+  seed = {"fixed": arm(80.0), "moving": arm(80.5), "moving_bits": arm(79.75)}
+  assert differences("k", [seed]) == [[0.75], [0.25]]
 
 
 def test_activation_statistics():

@@ -12,7 +12,8 @@ from metamix_jax.errors import UserError
 from metamix_jax.method.bops import complete_bits, gbops, uniform_bits
 from metamix_jax.records.results import BitSelection, TargetResult
 from metamix_jax.training import context, evaluation, judge, phases
-from metamix_jax.training.search_quality import bootstrap_interval, measure_search_quality
+from metamix_jax.training.judge import bootstrap_interval
+from metamix_jax.training.search_quality import measure_search_quality
 from tests.helpers.configs import middle_target, tiny_config
 
 SETTINGS = ml_collections.ConfigDict(
