@@ -69,8 +69,8 @@ def weights_that_moved(seeds: Sequence[Values], rules: Rules) -> list[Statement]
           "bits searched on moving weights end higher from those weights than from the fixed meta-state", TOP1,
           [seed["moving"]["top1"] - seed["moving_bits"]["top1"] for seed in seeds], rules["weights"]),
       _statement(
-          "trained from the fixed meta-state, the bits of the search on it reach those searched on moving weights", TOP1,
-          [seed["fixed"]["top1"] - seed["moving_bits"]["top1"] for seed in seeds], rules["bits"])]
+          "trained from the fixed meta-state, the bits of the search on it reach those searched on moving weights",
+          TOP1, [seed["fixed"]["top1"] - seed["moving_bits"]["top1"] for seed in seeds], rules["bits"])]
 
 
 def activation_statistics(seeds: Sequence[Values], rules: Rules) -> list[Statement]:

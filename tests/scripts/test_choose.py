@@ -93,7 +93,8 @@ def test_curve_page_and_terminal_show_what_was_chosen(run):
   chosen, = load_script("choose").settle(run, [0.027])
   evaluated = TargetResult.from_json(
       chosen.result.to_json() | {"meta_state_top1": 71.25}, run.layers, chosen.result.tolerance)
-  write_chosen_target(run.folder, type(chosen)(evaluated, chosen.searches), run.layers, run.config["arch.target_tolerance"])
+  write_chosen_target(
+      run.folder, type(chosen)(evaluated, chosen.searches), run.layers, run.config["arch.target_tolerance"])
   again = saved_run.read(run.folder)
   axes = curve.accuracy_against_cost(again).axes[0]
   drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}

@@ -12,7 +12,8 @@ def script():
 
 
 def arrays(bits, losses, correct):
-  return {"bits": np.array(bits), "all at 3 bits": np.array(losses, np.float32), "correct/all at 3 bits": np.array(correct)}
+  return {
+      "bits": np.array(bits), "all at 3 bits": np.array(losses, np.float32), "correct/all at 3 bits": np.array(correct)}
 
 
 def test_difference(script):
