@@ -1,6 +1,6 @@
 """The clock of a phase: its seconds over all starts, and the seconds and steps that count for images per second."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import time
 from typing import Any, NamedTuple
@@ -14,10 +14,12 @@ class Mark(NamedTuple):
   Attributes:
     steps: number of timed steps before it.
     seconds: seconds that they took.
+    waited: of these, the seconds in which no step ran because a batch was not ready.
   """
 
   steps: int
   seconds: float
+  waited: float
 
 
 class Clock:
@@ -32,7 +34,7 @@ class Clock:
 
   def __init__(self):
     self.parts: dict[str, float] = {}
-    self._started, self._left_out, self._timed_steps = time.monotonic(), 0.0, 0
+    self._started, self._left_out, self._waited, self._timed_steps = time.monotonic(), 0.0, 0.0, 0
 
   @property
   def seconds(self) -> float:
@@ -62,12 +64,36 @@ class Clock:
 
   def mark(self) -> Mark:
     """Returns this moment."""
-    return Mark(self._timed_steps, self.seconds - self._left_out)
+    return Mark(self._timed_steps, self.seconds - self._left_out, self._waited)
 
   def seconds_per_step(self, since: Mark) -> float | None:
     """Returns the mean seconds of the timed steps after a mark; None if no step was timed."""
     now = self.mark()
     return (now.seconds - since.seconds) / (now.steps - since.steps) if now.steps > since.steps else None
+
+  def timed_batches(self, batches: Iterable[Any], devices_idle: Callable[[], bool]) -> Iterator[Any]:
+    """Yields batches, and counts the time for one as waiting if no step is in flight when it is there.
+
+    The last step may have ended in between, so what is counted is the most that the devices can have waited.
+
+    Args:
+      batches: of a phase, in order.
+      devices_idle: tells whether all steps that were dispatched are done.
+    """
+    iterator, nothing = iter(batches), object()
+    while True:
+      start = time.monotonic()
+      batch = next(iterator, nothing)
+      if batch is nothing:
+        return
+      if devices_idle():
+        self._waited += time.monotonic() - start
+      yield batch
+
+  def share_waited(self, since: Mark) -> float:
+    """Returns which share of the steps' time after a mark was waiting for batches, 0 to 1."""
+    now = self.mark()
+    return (now.waited - since.waited) / max(now.seconds - since.seconds, 1e-9)
 
   def measure(self, name: str, compute: Callable[..., Any], *arguments: Any) -> Any:
     """Returns compute(*arguments) once it is on the devices, and keeps its seconds in `parts[name]`."""

@@ -110,8 +110,9 @@ class Progress:
       values += f"  {name} {1000 * seconds:.0f} of {1000 * seconds_per_step:.0f} ms"
     left = (self.num_steps - self._step) * seconds_per_step
     rate = f"{self.batch_size / max(seconds_per_step, 1e-9):.0f} images/s"
+    data = f"data {100 * self._clock.share_waited(self._printed):.0f} %"
     if self._bar.disable:
-      logger.info("%s: step %d/%d  %s  %s  %d:%02d left", self.phase, self._step, self.num_steps, values, rate,
-                  left // 60, left % 60)
+      logger.info("%s: step %d/%d  %s  %s  %s  %d:%02d left", self.phase, self._step, self.num_steps, values, rate,
+                  data, left // 60, left % 60)
     # All values would leave no room for the bar.
     self._bar.set_postfix_str(f"loss {float(metrics['loss']):.4f}  {rate}")

@@ -175,6 +175,10 @@ class StepsInFlight:
     if len(self._outputs) > self.ahead:
       jax.block_until_ready(self._outputs.popleft())
 
+  def done(self) -> bool:
+    """Tells whether no step is in flight; does not wait."""
+    return all(array.is_ready() for outputs in self._outputs for array in jax.tree.leaves(outputs))
+
   def wait(self) -> None:
     """Waits until no step is in flight."""
     while self._outputs:

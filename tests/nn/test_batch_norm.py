@@ -46,7 +46,7 @@ def test_moments_of_channels_far_from_zero_and_of_constant_ones():
   exact = x.astype(np.float64).reshape(-1, 2)
   np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-6)
   np.testing.assert_allclose(variance[0], exact[:, 0].var(), rtol=1e-3)
-  assert 0 <= variance[1] < 1e-6
+  assert 0 <= variance[1] < 2e-6 * 1.1**2  # 2e-6 of E[x^2], as in `tolerance`: GPUs add in another order.
   np.testing.assert_allclose(y[..., 1], 0, atol=1e-5)
 
 

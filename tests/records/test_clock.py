@@ -61,3 +61,23 @@ def test_the_seconds_of_a_part_are_kept(now):
 
   assert clock.measure("targets", compute, 3) == 3
   assert clock.parts == {"targets": 0.25}
+
+
+def test_waiting_for_a_batch_counts_where_no_step_is_in_flight(now):
+  """Batches take 1, 2 and 4 s; a step of 5 s is still running when the second is there."""
+  clock = Clock()
+
+  def batches():
+    for number, seconds in enumerate((1, 2, 4)):
+      now[0] += seconds
+      yield number
+
+  start, idle = clock.mark(), [True, False, True]
+  numbers = []
+  for number in clock.timed_batches(batches(), lambda: idle[len(numbers)]):
+    now[0] += 5
+    clock.count_step()
+    numbers.append(number)
+  assert numbers == [0, 1, 2]
+  assert clock.share_waited(start) == (1 + 4) / (1 + 2 + 4 + 3 * 5)
+  assert clock.share_waited(clock.mark()) == 0

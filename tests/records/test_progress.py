@@ -109,10 +109,10 @@ def test_plain_lines_elsewhere(capfd):
   train()
   lines = capfd.readouterr().out.splitlines()
   assert lines[0] == "stage_a: step 1/6 compiled and done"
-  assert re.fullmatch(r"stage_a: step 2/6  loss 2\.0000  \d+ images/s  0:00 left", lines[1])
+  assert re.fullmatch(r"stage_a: step 2/6  loss 2\.0000  \d+ images/s  data 0 %  0:00 left", lines[1])
   assert lines[3:5] == ["a line during the evaluation", "alarm: a line between two steps"]
   assert lines[-1] == "The next line." and len(lines) == 9
-  assert not any("\r" in line or "%" in line for line in lines)
+  assert not any("\r" in line or "%|" in line for line in lines)  # As bars have.
 
 
 def test_a_continued_loop_starts_its_bar_where_it_is(on_terminal):

@@ -1,5 +1,6 @@
 """The host is two steps ahead of the devices."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from metamix_jax.training import parallel
@@ -21,6 +22,26 @@ class Output:
   def __array__(self, *unused_args, **unused_options):
     self.events.append(f"read {self.number}")
     return np.array(self.number)
+
+
+def test_steps_in_flight_are_done_when_all_their_outputs_are_there():
+  class Slow:
+    ready = False
+
+    def is_ready(self):
+      return self.ready
+
+    def block_until_ready(self):
+      self.ready = True
+
+  in_flight, slow = parallel.StepsInFlight(ahead=2), Slow()
+  assert in_flight.done()
+  in_flight.add({"loss": jnp.float32(1).block_until_ready()})
+  assert in_flight.done()
+  in_flight.add({"loss": slow})
+  assert not in_flight.done()
+  slow.ready = True
+  assert in_flight.done()
 
 
 def test_the_host_is_two_steps_ahead():
