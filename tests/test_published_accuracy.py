@@ -25,17 +25,17 @@ def train(config, workdir, data_dir):
 
 @pytest.mark.slow
 def test_digits(data_dir, tmp_path):
-  """README: full precision and final top-1 of 99.33 % on 450 images, whose standard error is 0.38."""
+  """README: full precision of 99.11 %, final top-1 of 99.33 %, on 450 images, whose standard error is 0.4."""
   summary = train("digits", tmp_path, data_dir)
   target, = summary["targets"]
   assert target["gbops"] <= 0.025
-  assert summary["full_precision_top1"] == pytest.approx(99.33, abs=1.2)
+  assert summary["full_precision_top1"] == pytest.approx(99.11, abs=1.2)
   assert target["final_top1"] == pytest.approx(99.33, abs=1.2)
 
 
 @pytest.mark.slow
 def test_digit_pairs(data_dir, tmp_path):
-  """docs/evidence.md, seed 0: top-1 on 5,000 images, whose standard error is 0.55, and 0.63 at 3 bits."""
+  """docs/evidence.md, seed 0 on CPUs: top-1 on 5,000 images, whose standard error is 0.55, and 0.63 at 3 bits."""
   summary = train("digit_pairs", tmp_path, data_dir)
   trained, *_ = summary["targets"]
   uniform = {result["bits"]: result["top1"] for result in summary["uniform"]}
