@@ -3,7 +3,7 @@
 Command: python -m metamix_jax.main --config=configs/unseen_targets.py:runs/digit_pairs --workdir=runs/unseen_targets
 Then: python scripts/unseen_targets.py runs/unseen_targets
 Source: our choice. On digit pairs the targets go from 6 % above all layers at 3 bits (0.0587 GBOPs) to 41 % above all
-  layers at 4 bits (0.0771 GBOPs), each 3 % above the one before: a selection may leave as much of its target unused.
+  layers at 4 bits (0.0771 GBOPs), each 3 % above the one before.
 Expected: a run of about twenty minutes on one CPU core; no network is trained after the search. VERIFIED where
   docs/targets.md has the table.
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measures what of a search depends on the machine: the same meta-state under older instruction sets.
+"""Measures how a search depends on the machine's rounding: the same meta-state under older instruction sets.
 
   python scripts/instruction_sets.py runs/ledger/seed_10/reference runs/ledger/seed_11/reference
   python scripts/instruction_sets.py
@@ -29,7 +29,7 @@ from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import uniform_bits, uniform_widths
 from metamix_jax.records.files import replace_between, write_json
-from metamix_jax.records.paths import local_folder
+from metamix_jax.records.paths import PATH_FIELDS, local_folder
 from metamix_jax.records.summary import current_versions
 from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.reporting import saved_run
@@ -39,6 +39,7 @@ RESULTS, PAGE = ROOT / "docs" / "evidence" / "instruction_sets.json", ROOT / "do
 BEGIN, END = "<!-- The table below is written by scripts/instruction_sets.py. -->", "<!-- The end of the sets. -->"
 # From the newest to the oldest, of XLA's --xla_cpu_max_isa; the first one is what the others are compared with.
 INSTRUCTION_SETS = ("AVX512", "AVX2", "AVX", "SSE4_2")
+FLAGS = {"AVX512": "avx512f", "AVX2": "avx2", "AVX": "avx", "SSE4_2": "sse4_2"}  # In Linux's list of the processor.
 SELECTED, AGAIN = "selected by the run", "searched again"
 _MEASURE = flags.DEFINE_string("measure", None, "File for the scores under one instruction set; for the script itself.")
 
@@ -54,6 +55,12 @@ def main(argv):
     return
   entries = json.loads(RESULTS.read_text(encoding="utf-8"))["runs"] if RESULTS.exists() else []
   for folder in folders:
+    run = saved_run.read(folder)
+    for other in entries:
+      if other["seed"] == run.config["seed"] and other["config"] != settings_of(run):
+        raise UserError(
+            f"{RESULTS} has the results of a run with this seed and another config than {folder}; give that one, or "
+            "delete its entry.")
     entry = compare(folder)
     entries = sorted([other for other in entries if other["seed"] != entry["seed"]] + [entry], key=lambda e: e["seed"])
     write_json(RESULTS, {"runs": entries})
@@ -99,12 +106,13 @@ def compare(workdir: pathlib.Path) -> dict[str, Any]:
   """Measures under every instruction set, each in a process of its own, and returns for JSON what differs.
 
   Returns:
-    {"seed", "target" in GBOPs, "num_images", "versions", "sets": {instruction set: `difference` from the first one}}.
+    {"seed", "target" in GBOPs, "num_images", "processor", "versions", "config" of the run without paths, "sets":
+    {instruction set: `difference` from the first one}}.
 
   Raises:
-    UserError: XLA does not run under an instruction set.
+    UserError: the processor has not all instruction sets, or the measurement fails under one.
   """
-  run, measured = saved_run.read(workdir), {}
+  run, measured, processor = saved_run.read(workdir), {}, describe_processor()
   with tempfile.TemporaryDirectory() as folder:
     for name in INSTRUCTION_SETS:
       print(f"{workdir}: {name}", flush=True)
@@ -119,8 +127,26 @@ def compare(workdir: pathlib.Path) -> dict[str, Any]:
   first = measured[INSTRUCTION_SETS[0]]
   return {
       "seed": run.config["seed"], "target": run.target_results[0].target_gbops, "num_images": len(first[SELECTED]),
-      "versions": current_versions(),
+      "processor": processor, "versions": current_versions(), "config": settings_of(run),
       "sets": {name: difference(arrays, first) for name, arrays in measured.items()}}
+
+
+def settings_of(run: saved_run.SavedRun) -> dict[str, Any]:
+  """Returns the config of a run without its paths, as JSON has it."""
+  return json.loads(json.dumps({name: value for name, value in run.config.items() if name not in PATH_FIELDS}))
+
+
+def describe_processor() -> str:
+  """Returns the name of the processor; raises UserError if it has not all instruction sets, which Linux lists."""
+  path = pathlib.Path("/proc/cpuinfo")
+  text = path.read_text(encoding="utf-8") if path.exists() else ""
+  fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+  fields = {name.strip(): value.strip() for name, value in fields.items()}
+  missing = set(FLAGS.values()) - set(fields.get("flags", "").split())
+  if missing:
+    raise UserError(
+        f"the processor has no {', '.join(sorted(missing))} in {path}; all of {', '.join(FLAGS)} are needed.")
+  return fields["model name"]
 
 
 def difference(arrays: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -151,8 +177,8 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
   """Returns the results as a table in Markdown: means over the runs, and the largest difference of a mean loss."""
   first, *others = entries[0]["sets"]
   lines = [
-      f"| assignment | under | loss less that under {first}: mean, largest | of one image: standard deviation | top-1 "
-      "less that: mean | images of which one alone is right |", "|---|---|---|---|---|---|"]
+      f"| assignment | under | loss less that under {first}: mean, largest | standard deviation over the images | "
+      "top-1 less that: mean | images that only one of the two gets right |", "|---|---|---|---|---|---|"]
   for words in entries[0]["sets"][first]["assignments"]:
     for name in others:
       here = [entry["sets"][name]["assignments"][words] for entry in entries]

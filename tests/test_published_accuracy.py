@@ -39,7 +39,7 @@ def test_digit_pairs(data_dir, tmp_path):
   summary = train("digit_pairs", tmp_path, data_dir)
   trained, *_ = summary["targets"]
   uniform = {result["bits"]: result["top1"] for result in summary["uniform"]}
-  assert trained["gbops"] <= 0.07 and trained["target_gbops"] == 0.07
+  assert 0.995 * 0.07 <= trained["gbops"] <= 0.07 and trained["target_gbops"] == 0.07
   assert summary["full_precision_top1"] == pytest.approx(81.52, abs=1.7)
   assert trained["final_top1"] == pytest.approx(80.84, abs=1.7)
   # Of the same images and the same weights, so that their differences are surer than they are.

@@ -74,7 +74,8 @@ class Clock:
   def timed_batches(self, batches: Iterable[Any], devices_idle: Callable[[], bool]) -> Iterator[Any]:
     """Yields batches, and counts the time for one as waiting if no step is in flight when it is there.
 
-    The last step may have ended in between, so what is counted is the most that the devices can have waited.
+    The last step may have ended in between, so what is counted is the most that the devices can have waited, apart
+    from the transfer of the batch, which goes on after it is there.
 
     Args:
       batches: of a phase, in order.
@@ -91,7 +92,7 @@ class Clock:
       yield batch
 
   def share_waited(self, since: Mark) -> float:
-    """Returns which share of the steps' time after a mark was waiting for batches, 0 to 1."""
+    """Returns the share of the steps' time since a mark that was spent waiting for batches, 0 to 1."""
     now = self.mark()
     return (now.waited - since.waited) / max(now.seconds - since.seconds, 1e-9)
 

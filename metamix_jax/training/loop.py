@@ -109,8 +109,8 @@ def train(
   progress = Progress(
       phase.name, num_steps, context.config.batch_size, context.config.log_every_seconds, clock, first_step)
   try:
-    batches = _batches(context, phase, first_step, num_steps, targets.read)
-    for step, epoch, batch in clock.timed_batches(batches, in_flight.done):
+    for step, epoch, batch in clock.timed_batches(
+        _batches(context, phase, first_step, num_steps, targets.read), in_flight.done):
       step_began = clock.seconds
       batch = clock.measure("targets", targets.add, batch) if devices_idle else targets.add(batch)
       state, metrics = step_function(state, epoch, batch)

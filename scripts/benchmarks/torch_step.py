@@ -33,7 +33,7 @@ def full_precision_step(config):
   device = torch.device("cuda" if on_gpu else "cpu")
   torch.set_num_threads(available_cores())
   torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.matmul_precision != "highest"
-  torch.backends.cudnn.benchmark = True  # As XLA, it tries several algorithms for each convolution.
+  torch.backends.cudnn.benchmark = True  # Like XLA, it tries several algorithms for each convolution.
   model = getattr(models, config.network.name)(weights=None).to(device, memory_format=torch.channels_last).train()
   optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
   size = config.data.image_size
@@ -58,7 +58,10 @@ def _torchvision_models(torch):
   try:
     from torchvision import models
     return models, None
-  except RuntimeError:  # Its compiled part, which declares these operators, does not fit the installed torch.
+  except RuntimeError as error:
+    if "does not exist" not in str(error):
+      raise
+    # Its compiled part, which declares these operators, does not fit the installed torch.
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
       del sys.modules[name]
   library = torch.library.Library("torchvision", "FRAGMENT")

@@ -65,7 +65,8 @@ def on_terminal(monkeypatch):
 
 
 def train():
-  """Six steps of 20 ms; after the third an evaluation of three batches, and lines of the log in both loops."""
+  """Six steps that wait for their batches; after the third an evaluation of three batches, and lines of the log in
+  both loops."""
   logger = logging.getLogger("metamix_jax")
   handler = progress.LineHandler()
   logger.addHandler(handler)
@@ -74,8 +75,13 @@ def train():
   try:
     clock = Clock()
     bar = progress.Progress("stage_a", 6, batch_size=64, every_seconds=0.03, clock=clock)
-    for step in range(1, 7):
-      time.sleep(0.12)
+
+    def batches():
+      for step in range(1, 7):
+        time.sleep(0.12)
+        yield step
+
+    for step in clock.timed_batches(batches(), lambda: True):
       if step > 1:
         clock.count_step()
       bar.after_step({"loss": jnp.float32(step)}, compiled=step == 1)
@@ -109,7 +115,7 @@ def test_plain_lines_elsewhere(capfd):
   train()
   lines = capfd.readouterr().out.splitlines()
   assert lines[0] == "stage_a: step 1/6 compiled and done"
-  assert re.fullmatch(r"stage_a: step 2/6  loss 2\.0000  \d+ images/s  data 0 %  0:00 left", lines[1])
+  assert re.fullmatch(r"stage_a: step 2/6  loss 2\.0000  \d+ images/s  data [1-9]\d+ %  0:00 left", lines[1])
   assert lines[3:5] == ["a line during the evaluation", "alarm: a line between two steps"]
   assert lines[-1] == "The next line." and len(lines) == 9
   assert not any("\r" in line or "%|" in line for line in lines)  # As bars have.

@@ -9,6 +9,8 @@ import pytest
 
 from metamix_jax import config as config_rules
 from metamix_jax.config_file import load_config
+from metamix_jax.method.selection import select_within_target
+from metamix_jax.records.alpha import read_alpha
 from metamix_jax.training import context as contexts
 from metamix_jax.training import phases
 from tests.helpers.claims import search_settings
@@ -33,7 +35,7 @@ def test_every_setting_is_a_valid_config():
 
 
 def test_searches_are_made_once_and_compared_with_the_first(data_dir, tmp_path, monkeypatch):
-  """A run's own search beside two settings; a later start makes only what is missing."""
+  """A run's own search beside three settings; a later start makes only what is missing."""
   from metamix_jax import experiment
 
   config = tiny_config(data_dir)
@@ -42,22 +44,29 @@ def test_searches_are_made_once_and_compared_with_the_first(data_dir, tmp_path, 
   experiment.run(contexts.prepare(config), tmp_path / "run")
   before = parameters(tmp_path / "run", "bit_selection")
   settings = ml_collections.ConfigDict({
-      "targets": (target,), "num_resamples": 100, "common": (),
-      "settings": (("as it is", ()), ("fast", (("arch.learning_rate", 0.5),)))})
+      "targets": (target,), "num_resamples": 100, "common": (("arch.target_tolerance", 0.2),),
+      "settings": (("as it is", ()), ("fast", (("arch.learning_rate", 0.5),)),
+                   ("close", (("arch.target_tolerance", 0.03),)))})
   searched, search = [], phases.search_bits
   monkeypatch.setattr(phases, "search_bits", lambda context, *rest: (
       searched.append(context.config.arch.learning_rate), search(context, *rest))[1])
   for _ in range(2):
     search_settings.measure(tmp_path / "run", settings, tmp_path / "results")
-  assert searched == [config.arch.learning_rate, 0.5]
+  assert searched == [config.arch.learning_rate, 0.5, config.arch.learning_rate]
   results = json.loads((tmp_path / "results" / f"seed_{config.seed}.json").read_text())["searches"]
-  assert [result["setting"] for result in results] == ["as it is", "fast", search_settings.OWN]
-  first, fast, own = results
+  assert [result["setting"] for result in results] == ["as it is", "fast", "close", search_settings.OWN]
+  first, fast, close, own = results
+  # What a setting has of its own wins over what is common.
+  assert first["changes"] == own["changes"] == [["arch.target_tolerance", 0.2]]
+  assert fast["changes"] == [["arch.target_tolerance", 0.2], ["arch.learning_rate", 0.5]]
+  assert close["changes"] == [["arch.target_tolerance", 0.03]]
   assert first["difference"] == 0 and first["interval"] == [0, 0]
   assert fast["difference"] == pytest.approx(fast["loss"] - first["loss"], abs=1e-6)
   assert fast["interval"][0] <= fast["difference"] <= fast["interval"][1]
-  written = json.loads((tmp_path / "run" / "selected_bits.json").read_text())["selected"]
-  assert own["bits"] == written and all(0.97 * target <= result["gbops"] <= target for result in results)
+  layers = contexts.prepare(config).network.layers
+  alpha = read_alpha(tmp_path / "run", layers)[target]
+  assert own["bits"] == select_within_target(layers, alpha, target, 0.2)
+  assert all(0.8 * target <= result["gbops"] <= target for result in results)
   after = parameters(tmp_path / "run", "bit_selection")
   jax.tree.map(np.testing.assert_array_equal, after, before)
 

@@ -1,10 +1,15 @@
 """Between two steps the host reads nothing from the devices."""
 
+import dataclasses
+import time
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from metamix_jax.records import interruption
+from metamix_jax.records.clock import Clock
 from metamix_jax.records.metrics_file import MetricsFile
 from metamix_jax.training import context, loop, phases
 from metamix_jax.training.targets import LabelTargets
@@ -70,3 +75,22 @@ def test_no_step_moves_anything_to_the_host(data_dir, tmp_path, monkeypatch):
         work, loop.Phase("bit_selection", "bit_selection"), {"meta": meta, "arch": phases.create_architectures(work)},
         LabelTargets(work), step, saving=saving)
   assert len(results) == 4 == work.data.steps_per_epoch - 1
+
+
+def test_the_time_for_a_batch_counts_as_waiting_where_steps_are_done(data_dir):
+  work = context.prepare(tiny_config(data_dir))
+
+  class SlowData:
+    def __getattr__(self, name):
+      return getattr(work.data, name)
+
+    def train_epoch(self, epoch, first_batch=0):
+      for batch in work.data.train_epoch(epoch, first_batch):
+        time.sleep(0.1)
+        yield batch
+
+  clock, meta = Clock(), phases.create_student(work)
+  state, _ = loop.train(
+      dataclasses.replace(work, data=SlowData()), loop.Phase("stage_a", "stage_a"), {"meta": meta}, LabelTargets(work),
+      lambda state, epoch, batch: (state, {"loss": jnp.float32(1).block_until_ready()}), clock=clock)
+  assert clock.mark().waited >= 0.1 * work.config.stage_a.epochs * work.data.steps_per_epoch
