@@ -51,10 +51,8 @@ def spent_target(runs: SeedRuns) -> dict[str, Any]:
   """Trains the selection that leaves less of the target, beside two assignments of claim a."""
   claim, config = runs.claim, runs.config()
   selected, context = _selected(runs, config), runs.context(config)
-  layers, target_gbops = context.network.layers, config.arch.target_gbops
-  alpha = read_alpha(runs.folder(claim.reference), layers)[target_gbops]
   assignments = {
-      "spent": select_within_target(layers, alpha, target_gbops, claim.tolerance), "selected": selected,
+      "spent": select_at_tolerance(runs, config, claim.reference, claim.tolerance), "selected": selected,
       "sensitivity": _by_sensitivity(runs, context, config)}
   return {name: runs.train(claim.reference, name, bits, config) for name, bits in assignments.items()}
 
@@ -75,14 +73,27 @@ def fixed_against_moving(runs: SeedRuns) -> dict[str, Any]:
 
 
 def weights_that_moved(runs: SeedRuns) -> dict[str, Any]:
-  """Trains the bits of the search on moving weights from the fixed meta-state too, beside the trainings of claim b."""
-  config, name = runs.config(), "moving_weights"
+  """Trains the bits of the search on moving weights from the fixed meta-state too, and both searches' target spent."""
+  claim, config, name = runs.claim, runs.config(), "moving_weights"
   fixed = _selected(runs, config)
   moving = _only_target(runs.search(name, config, moving_weights))["bits"]
+
+  def spent(search):
+    return select_at_tolerance(runs, config, search, claim.tolerance)
+
   return {
       "fixed": runs.train(runs.claim.reference, "selected", fixed, config),
       "moving": runs.train(name, "selected", moving, config),
-      "moving_bits": runs.train(runs.claim.reference, "of_moving_weights", moving, config)}
+      "moving_bits": runs.train(runs.claim.reference, "of_moving_weights", moving, config),
+      "fixed_spent": runs.train(claim.reference, "spent", spent(claim.reference), config),
+      "moving_spent": runs.train(name, "spent", spent(name), config)}
+
+
+def select_at_tolerance(runs: SeedRuns, config, search: str, tolerance: float) -> dict[str, int]:
+  """Returns what the alpha of a finished search selects where no more than `tolerance` of the target may be left."""
+  layers, target_gbops = runs.context(config).network.layers, config.arch.target_gbops
+  alpha = read_alpha(runs.folder(search), layers)[target_gbops]
+  return select_within_target(layers, alpha, target_gbops, tolerance)
 
 
 def activation_statistics(runs: SeedRuns) -> dict[str, Any]:

@@ -70,7 +70,10 @@ def weights_that_moved(seeds: Sequence[Values], rules: Rules) -> list[Statement]
           [seed["moving"]["top1"] - seed["moving_bits"]["top1"] for seed in seeds], rules["weights"]),
       _statement(
           "trained from the fixed meta-state, the bits of the search on it reach those searched on moving weights",
-          TOP1, [seed["fixed"]["top1"] - seed["moving_bits"]["top1"] for seed in seeds], rules["bits"])]
+          TOP1, [seed["fixed"]["top1"] - seed["moving_bits"]["top1"] for seed in seeds], rules["bits"]),
+      _statement(
+          "where both spend their target, the search on the fixed meta-state is above the one on moving weights", TOP1,
+          [seed["fixed_spent"]["top1"] - seed["moving_spent"]["top1"] for seed in seeds], rules["spent"])]
 
 
 def activation_statistics(seeds: Sequence[Values], rules: Rules) -> list[Statement]:

@@ -9,7 +9,7 @@ from tests.helpers.claims import results, statements, verdicts
 RULE = verdicts.Rule(0.0, 0.3)
 RULES = dict.fromkeys((
     "line", "random", "sensitivity", "trained", "loss", "distance", "movement", "reaches", "same_epochs", "others",
-    "middle", "gain", "same_passes", "seconds", "meta_state", "weights", "bits"), RULE)
+    "middle", "gain", "same_passes", "seconds", "meta_state", "weights", "bits", "spent"), RULE)
 
 
 def differences(letter, seeds, **arguments):
@@ -42,8 +42,9 @@ def test_fixed_against_moving():
 
 
 def test_weights_that_moved():
-  seed = {"fixed": arm(80.0), "moving": arm(80.5), "moving_bits": arm(79.75)}
-  assert differences("k", [seed]) == [[0.75], [0.25]]
+  seed = {"fixed": arm(80.0), "moving": arm(80.5), "moving_bits": arm(79.75), "fixed_spent": arm(81.0),
+          "moving_spent": arm(80.25)}
+  assert differences("k", [seed]) == [[0.75], [0.25], [0.75]]
 
 
 def test_activation_statistics():
