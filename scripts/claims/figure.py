@@ -23,7 +23,7 @@ def draw(claim: Claim) -> Figure | None:
   names = list(seeds[0]["with"]["layers"])
   rows = -(-len(names) // _COLUMNS)
   figure = new_figure("Running variance of batch norm behind the depthwise layers", 11, 1 + 2.3 * rows)
-  grid = figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True).flat
+  grid = list(figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True).flat)
   labelled = {}
   for axes, name in zip(grid, names, strict=False):
     for which, colour in (("without", VERMILION), ("with", BLUE)):
@@ -32,7 +32,7 @@ def draw(claim: Claim) -> Figure | None:
         labelled[which] = line
     axes.set(title=name.removesuffix("_norm"), yscale="log", xlabel="step of the search")
     axes.grid()
-  for axes in list(grid)[len(names):]:
+  for axes in grid[len(names):]:
     axes.set_axis_off()
   figure.legend(
       [labelled["with"], labelled["without"]],

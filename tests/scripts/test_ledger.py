@@ -112,6 +112,7 @@ def test_figure_of_running_variances(folder, tmp_path):
   paths = page.write(claims, written)
   assert paths == [written, written.parent / "images" / "ledger_running_variance.png"]
   assert paths[1].stat().st_size > 5000
+  assert [axes.axison for axes in page.figure.draw(claims["c"]).axes] == [True, False, False, False]  # For one layer.
   assert page.write(claims | {"c": results.Claim("c", claims["c"].config, {})}, written) == [written]
   assert not paths[1].exists()
 
