@@ -40,9 +40,9 @@ def test_digit_pairs(data_dir, tmp_path):
   trained, *_ = summary["targets"]
   uniform = {result["bits"]: result["top1"] for result in summary["uniform"]}
   assert 0.995 * 0.07 <= trained["gbops"] <= 0.07 and trained["target_gbops"] == 0.07
-  assert summary["full_precision_top1"] == pytest.approx(81.52, abs=1.7)
-  assert trained["final_top1"] == pytest.approx(80.84, abs=1.7)
+  assert summary["full_precision_top1"] == pytest.approx(80.46, abs=1.7)
+  assert trained["final_top1"] == pytest.approx(81.36, abs=1.7)
   # Of the same images and the same weights, so that their differences are surer than they are.
   assert summary["full_precision_top1"] - trained["final_top1"] < 1.5
-  assert uniform[3] == pytest.approx(72.78, abs=1.9) and uniform[4] == pytest.approx(79.72, abs=1.7)
+  assert uniform[3] == pytest.approx(71.68, abs=1.9) and uniform[4] == pytest.approx(78.20, abs=1.7)
   assert uniform[3] < trained["meta_state_top1"] < uniform[4]
