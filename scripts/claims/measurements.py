@@ -82,9 +82,9 @@ def weights_that_moved(runs: SeedRuns) -> dict[str, Any]:
     return select_at_tolerance(runs, config, search, claim.tolerance)
 
   return {
-      "fixed": runs.train(runs.claim.reference, "selected", fixed, config),
+      "fixed": runs.train(claim.reference, "selected", fixed, config),
       "moving": runs.train(name, "selected", moving, config),
-      "moving_bits": runs.train(runs.claim.reference, "of_moving_weights", moving, config),
+      "moving_bits": runs.train(claim.reference, "of_moving_weights", moving, config),
       "fixed_spent": runs.train(claim.reference, "spent", spent(claim.reference), config),
       "moving_spent": runs.train(name, "spent", spent(name), config)}
 
