@@ -24,11 +24,12 @@ from typing import Any
 from absl import app, flags
 from absl import logging as absl_logging
 import numpy as np
+import seed_results
 
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import uniform_bits, uniform_widths
-from metamix_jax.records.files import replace_between, write_json
+from metamix_jax.records.files import replace_between
 from metamix_jax.records.paths import PATH_FIELDS, local_folder
 from metamix_jax.records.summary import current_versions
 from metamix_jax.records.workdir import check_data, load_config_of_run
@@ -53,20 +54,14 @@ def main(argv):
     folder, = folders
     measure(folder, pathlib.Path(_MEASURE.value))
     return
-  entries = json.loads(RESULTS.read_text(encoding="utf-8"))["runs"] if RESULTS.exists() else []
   for folder in folders:
     run = saved_run.read(folder)
-    for other in entries:
+    for other in seed_results.read(RESULTS):
       if other["seed"] == run.config["seed"] and other["config"] != settings_of(run):
         raise UserError(
             f"{RESULTS} has the results of a run with this seed and another config than {folder}; give that one, or "
             "delete its entry.")
-    entry = compare(folder)
-    entries = sorted([other for other in entries if other["seed"] != entry["seed"]] + [entry], key=lambda e: e["seed"])
-    write_json(RESULTS, {"runs": entries})
-  if not entries:
-    raise UserError(f"{RESULTS} is missing; measure a run first.")
-  text = table(entries)
+  text = table(seed_results.measure(RESULTS, folders, compare))
   replace_between(PAGE, BEGIN, END, text)
   print(f"{text}\nWritten: {RESULTS}, {PAGE}")
 
@@ -190,7 +185,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
                    f"{mean('predictions'):.1f} % |")
   for name in others:
     equal = ", ".join(f"{entry['sets'][name]['equal_bits']} of {entry['sets'][name]['layers']}" for entry in entries)
-    lines.append(f"\nSearched bits equal to those under {first}, under {name}, by seed: {equal} layers.")
+    lines.append(f"\nLayers in which the search under {name} selects the bits of {first}, by run: {equal}.")
   return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,6 @@ made again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import json
 import pathlib
 import time
 from typing import Any
@@ -22,13 +21,14 @@ from typing import Any
 from absl import app, flags
 from absl import logging as absl_logging
 import numpy as np
+import seed_results
 
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
 from metamix_jax.method.assignments import Bits, assign_by_sensitivity, neighbours
 from metamix_jax.method.bops import LayerCost
-from metamix_jax.records.files import replace_between, write_json
+from metamix_jax.records.files import replace_between
 from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import log_to_terminal
 from metamix_jax.records.search_quality import verdict_of_interval
@@ -51,14 +51,7 @@ def main(argv):
   """Measures and writes the table; a UserError becomes one sentence and status 2."""
   absl_logging.set_verbosity(absl_logging.FATAL)
   log_to_terminal()
-  entries = json.loads(RESULTS.read_text(encoding="utf-8"))["runs"] if RESULTS.exists() else []
-  for folder in map(local_folder, argv[1:]):
-    entry = measure(folder)
-    entries = sorted([other for other in entries if other["seed"] != entry["seed"]] + [entry], key=lambda e: e["seed"])
-    write_json(RESULTS, {"runs": entries})
-  if not entries:
-    raise UserError(f"{RESULTS} is missing; measure a run first.")
-  text = table(entries)
+  text = table(seed_results.measure(RESULTS, map(local_folder, argv[1:]), measure))
   replace_between(PAGE, BEGIN, END, text)
   print(f"{text}\nWritten: {RESULTS}, {PAGE}")
 

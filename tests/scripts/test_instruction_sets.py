@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from metamix_jax.errors import UserError
+from tests.helpers.claims import instruction_sets
 from tests.helpers.configs import digits_config
-from tests.helpers.files import load_script
 from tests.helpers.saved_runs import write_run
 
 
 @pytest.fixture(scope="module")
 def script():
-  return load_script("instruction_sets")
+  return instruction_sets
 
 
 def arrays(bits, losses, correct):
@@ -43,7 +43,7 @@ def test_table(script):
     entries.append({"sets": {"NEW": script.difference(first, first), "OLD": script.difference(other, first)}})
   assert script.table(entries).splitlines()[2:] == [
       "| all at 3 bits | OLD | -0.1250, -0.5000 | 0.000 | -50.00 | 50.0 % |", "",
-      "Searched bits equal to those under NEW, under OLD, by seed: 2 of 2, 1 of 2 layers."]
+      "Layers in which the search under OLD selects the bits of NEW, by run: 2 of 2, 1 of 2."]
 
 
 @pytest.fixture

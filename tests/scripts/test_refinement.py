@@ -7,7 +7,7 @@ import pytest
 
 from metamix_jax.data import digit_pairs
 from metamix_jax.method.bops import LayerCost, complete_bits, gbops
-from tests.helpers.files import load_script
+from tests.helpers.claims import refinement
 
 LAYERS = (
     LayerCost("stem", 10**6, 80, (8,), 8, "conv", "signed"),
@@ -16,7 +16,7 @@ LAYERS = (
 
 @pytest.fixture
 def script():
-  return load_script("refinement")
+  return refinement
 
 
 def loss_of(bits):
