@@ -45,5 +45,9 @@ uv_install=("$venv/bin/uv" pip install --quiet --python "$venv/bin/python")
 "${uv_install[@]}" "$(pinned setuptools)" "$(pinned wheel)" >&2
 "${uv_install[@]}" --no-build-isolation -r requirements.lock >&2
 "${uv_install[@]}" --no-build-isolation --no-deps --editable . >&2
+# Byte code of what every command imports. Many containers set PYTHONDONTWRITEBYTECODE, and there each start would compile
+# JAX and TensorFlow again, for seconds.
+PYTHONDONTWRITEBYTECODE= "$venv/bin/python" -c \
+  "import metamix_jax.data.datasets, metamix_jax.main, metamix_jax.reporting.page" >&2
 echo "$wanted" > "$stamp"
 echo "$venv/bin/python"
