@@ -64,7 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.corrupt_records = "stop"  # Or "skip": they are left out, counted and named in the log [A].
 
   config.network = ml_collections.ConfigDict()
-  config.network.name = placeholder(str)  # mobilenet_v2, mobilenet_v3_large, resnet18, or "package.module:Class".
+  config.network.name = placeholder(str)  # One of metamix_jax.models.NETWORKS, or "package.module:Class".
   config.network.synchronized_batch_norm = True  # False: each device normalises by its own part of the batch [A].
   config.network.options = ml_collections.ConfigDict()  # Further fields of the network's class.
 
@@ -75,7 +75,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.quantization.candidate_weight_bits = placeholder(tuple)
   config.quantization.fixed_bits = 8  # Activations and weights of the first and the last layer [C].
   # Bits of single layers by patterns of their names, {"*/depthwise": (4, 8), "head": 8, "stem": None}: candidates; bits
-  # of activations and weights; full precision. The most specific pattern decides (docs/layer-bits.md). None: no such.
+  # of activations and weights; full precision. The most specific pattern decides (docs/layer-bits.md). None: none.
   config.quantization.layer_bits = FieldReference(None, field_type=object)
   config.quantization.step_size_floor = 1e-6  # Far below any useful step size; keeps x / s finite [A].
   config.quantization.depthwise = "auto"  # Depthwise convolutions: "shifted", "native", or by device [A].
@@ -89,14 +89,14 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.arch = ml_collections.ConfigDict()  # The search: alphas, and the Adam that trains them.
   # "bops", "activation_bytes", or a CSV file with the cost of each layer at each bit-width (docs/costs.md). All costs,
-  # the target and lambda are in its unit then, whatever GBOPs say.
+  # the target and lambda are then in its unit, even where a name says GBOPs.
   config.arch.cost = "bops"
   # GBOPs of one image: a number; or several in ascending order that are searched side by side, (4.0, 5.12, 6.0).
   config.arch.target_gbops = FieldReference(None, field_type=object)
   # A tuple of those that go through weight training; None: all, (): none yet. May change between starts on a workdir.
   config.arch.train_targets = FieldReference(None, field_type=object)
   # A tuple of limits on further costs, ("activation_bytes=9000", "phone.csv=1.9"), in the search and in the selection;
-  # bops, activation_bytes, peak_activation_bytes or a table (docs/costs.md). None: no such.
+  # bops, activation_bytes, peak_activation_bytes or a table (docs/costs.md). None: none.
   config.arch.at_most = FieldReference(None, field_type=object)
   config.arch.multiplier_learning_rate = 0.1  # Of each limit: nats in a step while its cost is twice the limit [A].
   # A selection more than this fraction below the target misses it [A]. What is left unspent costs accuracy: with 0.03

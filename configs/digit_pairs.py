@@ -16,7 +16,7 @@ from metamix_jax.config_file import load_config
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """Returns configs/digits.py with what digit pairs need otherwise."""
+  """Returns configs/digits.py with the values that digit pairs need."""
   config = load_config(pathlib.Path(__file__).with_name("digits.py"))
   config.evaluation_batch_size = 500  # 5,000 test images in ten batches.
   config.evaluate_every_epochs = 4

@@ -15,7 +15,7 @@ from metamix_jax.config_file import load_config
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """Returns configs/base.py with what the digits need otherwise."""
+  """Returns configs/base.py with the values that the digits need."""
   config = load_config(pathlib.Path(__file__).with_name("base.py"))
   config.batch_size = 64
   config.evaluation_batch_size = 150  # 450 test images in three batches.

@@ -33,7 +33,7 @@ SMOKE_TARGETS = {"mobilenet_v2": 0.1093, "mobilenet_v3_large": 0.1194, "resnet18
 
 
 def get_config(experiment: str = "mobilenet_v2") -> ml_collections.ConfigDict:
-  """Returns configs/base.py with what the experiment "NETWORK" or "NETWORK-smoke" needs otherwise.
+  """Returns configs/base.py with the values of the experiment "NETWORK" or "NETWORK-smoke".
 
   Raises:
     UserError: there is no such experiment.

@@ -68,12 +68,15 @@ class TrainingContext:
     return parallel.replicate(state, self.programs.devices)
 
 
-def prepare(config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ) -> TrainingContext:
+def prepare(
+    config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ, steps: parallel.Steps = parallel.STEPS
+) -> TrainingContext:
   """Checks a config and builds what the phases need; compiles nothing.
 
   Args:
     config: a config.
     quantizer: the functions that quantise.
+    steps: of one replica.
 
   Raises:
     UserError: the config or its data are wrong; one sentence names the field, its value and what is allowed.
@@ -102,7 +105,8 @@ def prepare(config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ) -> Tr
   if config.meta_state_from is not None:
     check_saved_search(pathlib.Path(config.meta_state_from), network.layers)
   return TrainingContext(
-      config, source, network, teacher, parallel.make_programs(matmul_precision=config.matmul_precision),
+      config, source, network, teacher,
+      parallel.make_programs(functions=steps, matmul_precision=config.matmul_precision),
       make_weight_optimizer(config), make_arch_optimizer(config), limits=limits)
 
 

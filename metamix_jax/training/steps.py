@@ -8,6 +8,7 @@ from flax import traverse_util
 import jax
 from jax import Array
 import jax.numpy as jnp
+import optax
 
 from metamix_jax.method.bit_mixture import straight_through_selection
 from metamix_jax.method.bops import candidate_widths, gbops
@@ -202,9 +203,8 @@ def image_scores_step(meta: MetaState, precision: Tree, batch: Batch) -> Metrics
     {"correct": 1 for a correct prediction, else 0; "loss": cross-entropy to the label, in nats}, float32 [N].
   """
   logits, _ = meta.network.apply(meta.variables(precision), batch["image"], train=False)
-  log_probabilities = jax.nn.log_softmax(logits)
-  loss = -jnp.take_along_axis(log_probabilities, batch["label"][:, None], axis=1)[:, 0]
-  return {"correct": (jnp.argmax(logits, axis=1) == batch["label"]).astype(jnp.float32), "loss": loss}
+  return {"correct": (jnp.argmax(logits, axis=1) == batch["label"]).astype(jnp.float32),
+          "loss": optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])}
 
 
 def calibration_step(meta: MetaState, batch: Batch) -> dict[str, Array]:

@@ -138,7 +138,10 @@ def _provenance(claim) -> Sequence[str]:
   commits = sorted({_short(result["commit"]) for result in claim.results.values()})
   versions = sorted({f"JAX {result['versions']['jax']}, Python {result['versions']['python']}"
                      for result in claim.results.values()})
-  devices = sorted({result["device"] for result in claim.results.values()})
+  seeds_on: dict[str, list[str]] = {}
+  for seed, result in claim.results.items():
+    seeds_on.setdefault(result["device"], []).append(str(seed))
+  devices = [f"{device} (seeds {', '.join(seeds)})" for device, seeds in seeds_on.items()]
   return [f"Run {' to '.join(dict.fromkeys((dates[0], dates[-1])))} on {'; '.join(devices)}, with "
           f"{'; '.join(versions)}, at {', '.join(commits)}.\n"]
 

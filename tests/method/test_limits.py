@@ -99,6 +99,13 @@ def test_bytes_and_peaks_are_limits_too():
   assert select_within_limits(layers, alpha, high, 0.999, [Limit(in_bytes, low * 0.99)]) is None
 
 
+@pytest.mark.parametrize("peak_bytes, bits_of_b", [(32.0, 8), (31.0, 4)])
+def test_an_input_of_exactly_the_peak_is_allowed(peak_bytes, bits_of_b):
+  """At 8 bits b reads 32 bytes, and a 16."""
+  high = {name: values[::-1] for name, values in LOW.items()}
+  assert select_within_limits(SMALL[1:], high, 1000.0, 0.999, [], peak_bytes).bits == {"a": 8, "b": bits_of_b}
+
+
 def test_62_layers_of_16_choices_and_two_limits_take_less_than_a_second():
   rng = np.random.default_rng(0)
   # Bit-widths from 1 to 16: a choice each, whatever a quantiser would make of them.
