@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from metamix_jax.config import unknown_field
 from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
-from metamix_jax.records.paths import local_folder
+from metamix_jax.records.paths import local_folder, local_path
 
 _CONFIG_FLAG = "config"
 
@@ -100,6 +100,39 @@ def folder_of_run(argv: Sequence[str]) -> pathlib.Path:
   if len(argv) != 2:
     raise UserError(f"{len(argv) - 1} folders are given; it takes one, the --workdir of a run.")
   return local_folder(argv[1])
+
+
+def define_path(name: str, default: os.PathLike | None, help_text: str) -> flags.FlagHolder:
+  """Defines a flag for a local file or folder; its value is a pathlib.Path, or None where `default` is None.
+
+  Args:
+    name: of the flag.
+    default: its value where it is not given.
+    help_text: of the flag.
+  """
+  return flags.DEFINE(
+      _LocalPath(f"--{name}"), name, None if default is None else os.fspath(default), help_text)
+
+
+class _LocalPath(flags.ArgumentParser):
+  """Reads a path of this machine; a URL or an empty text is a UserError."""
+
+  def __init__(self, flag):
+    super().__init__()
+    self._flag = flag
+
+  def parse(self, argument):
+    return local_path(argument, self._flag)
+
+  def flag_type(self):
+    return "path"
+
+
+def numbers_of(values: Sequence[str], name: str) -> list[int]:
+  """Returns the whole numbers, 1 or more, of a list flag; raises UserError that names the flag for anything else."""
+  if not values or not all(value.isdecimal() and int(value) > 0 for value in values):
+    raise UserError(f"{name} is {','.join(values)!r}; it must be whole numbers above 0, with commas between them.")
+  return [int(value) for value in values]
 
 
 def flags_parser(program: str, default_config: os.PathLike | None = None) -> Callable[[list[str]], list[str]]:

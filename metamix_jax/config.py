@@ -233,6 +233,20 @@ def _teacher_has_weights(config):
             f"{RANDOM_WEIGHTS!r}, to try a config out).")
 
 
+def _weights_have_a_teacher(config):
+  """A file for a teacher that the config does not name would be ignored."""
+  section = config.teacher
+  if section.name not in (STUDENT, LABELS):
+    return None
+  for field, given in (("weights", section.weights), ("options", section.options.to_dict() or None)):
+    if given is not None:
+      return (f"config.teacher.{field} is {given!r} and config.teacher.name is {section.name!r}, which has none; give"
+              " the name of the teacher's network, or None.")
+  if section.name == LABELS and section.kept_targets is not None:
+    return (f"config.teacher.kept_targets is {section.kept_targets!r} and config.teacher.name is {LABELS!r}; labels"
+            " are not kept, so it must be None.")
+
+
 def _kept_classes_are_kept(config):
   section = config.teacher
   if section.kept_classes is not None and section.kept_targets is None:
@@ -256,7 +270,7 @@ def _weights_can_be_searched(config):
 CROSS_FIELD_CHECKS: tuple[Callable[[ml_collections.ConfigDict], str | None], ...] = (
     _bits_are_searched, _trained_targets_are_targets, _given_bits_fit, _one_penalty_weight,
     _weights_are_given_or_trained, _new_classifier_is_trained, _evaluation_crop_fits, _shift_stays_inside,
-    _teacher_has_weights, _kept_classes_are_kept, _weights_can_be_searched)
+    _teacher_has_weights, _weights_have_a_teacher, _kept_classes_are_kept, _weights_can_be_searched)
 
 
 def check_batch_size(name: str, batch_size: int, num_devices: int, num_images: int | None = None) -> None:

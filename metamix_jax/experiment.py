@@ -1,8 +1,9 @@
 """One run in a folder: its phases in order, each computed or restored, and its summary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
+import json
 import logging
 import pathlib
 from typing import Any
@@ -12,14 +13,14 @@ import numpy as np
 import optax
 
 from metamix_jax.config import LABELS, RANDOM_WEIGHTS, STUDENT
-from metamix_jax.method.bops import complete_bits, cost_unit
+from metamix_jax.errors import UserError
+from metamix_jax.method.bops import LayerCost, complete_bits, cost_unit
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.method.selection import most_probable_bits
 from metamix_jax.models import pretrained
 from metamix_jax.records import files, multihost
 from metamix_jax.records.alpha import with_alpha
 from metamix_jax.records.clock import Clock
-from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.interruption import StopRequest
 from metamix_jax.records.names import name_for_target, targets, trained_targets
 from metamix_jax.records.paths import local_folder
@@ -34,7 +35,7 @@ from metamix_jax.records.results import (
 )
 from metamix_jax.records.selected_bits import read_selected_bits, write_selected_bits
 from metamix_jax.records.summary import describe_network, summarize
-from metamix_jax.records.workdir import check_data, check_workdir, hold_workdir
+from metamix_jax.records.workdir import check_workdir, hold_workdir
 from metamix_jax.training import phases
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.evaluation import evaluate, evaluate_bits, evaluate_uniform_bits
@@ -42,7 +43,7 @@ from metamix_jax.training.fingerprint import fingerprint
 from metamix_jax.training.input_ranges import check_input_ranges
 from metamix_jax.training.loop import Saving
 from metamix_jax.training.run_phases import RunPhases
-from metamix_jax.training.saved_search import load_full_precision, load_meta_state
+from metamix_jax.training.saved_search import check_run, load_full_precision, load_meta_state
 from metamix_jax.training.stability import measure_stability
 from metamix_jax.training.state import MetaState, Teacher, create_meta_state
 
@@ -73,11 +74,11 @@ def _run(context, workdir, stop_request):
   """Does what `run` says, in a folder that no other process works on."""
   config, layers = context.config, context.network.layers
   check_workdir(config, workdir)
-  check_data(workdir, context.data.description)
-  check_costs(workdir, layers, context.limits.sums)
+  check_run(context, workdir)
   with multihost.failing_together():
     if multihost.is_lead_process():
-      files.write_json(workdir / "network.json", describe_network(config, layers, context.limits.sums))
+      files.write_json(
+          workdir / "network.json", describe_network(config, layers, context.quantizer, context.limits.sums))
       for name in ("metrics.jsonl", "report/summary.json", "report/report.html"):  # Written late, looked at first.
         files.check_writable(workdir / name)
   run_phases = RunPhases(context, workdir, stop_request)
@@ -94,6 +95,8 @@ def _run(context, workdir, stop_request):
       functools.partial(_select_bits, context, teacher, saving))
   selection = parse_results(
       run_phases.results_file("bit_selection"), BitSelection.from_json, results, layers, config.arch.target_tolerance)
+  if config.bits_from is not None:
+    _check_given_bits(config.bits_from, layers, selection)
   for target in selection.targets:
     with multihost.failing_together():
       if multihost.is_lead_process():
@@ -119,11 +122,20 @@ def _run(context, workdir, stop_request):
 
   summary = summarize(
       config, full_precision_top1, dataclasses.replace(selection, targets=tuple(reached)), meta_evaluation.uniform,
-      run_phases.seconds, multihost.total(context.data.num_skipped), run_phases.best, fingerprints)
+      run_phases.seconds, max(multihost.total(context.data.num_skipped), _skipped_before(workdir)), run_phases.best,
+      fingerprints)
   with multihost.failing_together():
     if multihost.is_lead_process():
       files.write_json(workdir / "report" / "summary.json", summary)
   return summary
+
+
+def _skipped_before(workdir: pathlib.Path) -> int:
+  """Returns the records that an earlier start skipped: one that only restores phases reads none."""
+  try:
+    return int(json.loads((workdir / "report" / "summary.json").read_text(encoding="utf-8"))["skipped_records"])
+  except (OSError, ValueError, KeyError, TypeError):  # It is written anew.
+    return 0
 
 
 def _pretrain(context: TrainingContext, saving: Saving, meta: MetaState, clock: Clock):
@@ -186,6 +198,16 @@ def _take_given_bits(context: TrainingContext, teacher: Teacher | None, saving: 
   bits = read_selected_bits(config.bits_from, layers)
   target_gbops, = targets(config)
   return meta, BitSelection((_selection(context, target_gbops, bits, bits),), stability).to_json()
+
+
+def _check_given_bits(path: str, layers: Sequence[LayerCost], selection: BitSelection):
+  """Raises UserError if the file of config.bits_from has other bits than the run that began with it."""
+  given, taken = read_selected_bits(path, layers), selection.targets[0].bits
+  for name, bits in given.items():
+    if taken[name] != bits:
+      raise UserError(
+          f"config.bits_from={path} has {bits} bits for {name}, and this run began with {taken[name]}; bring the"
+          " earlier file back, or choose another workdir.")
 
 
 def _with_saved_meta_state(context: TrainingContext, meta: MetaState) -> MetaState:

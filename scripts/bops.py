@@ -15,6 +15,7 @@ from ml_collections import config_flags
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import complete_bits, lowest_bits, uniform_bits, uniform_widths
+from metamix_jax.records.paths import local_path
 from metamix_jax.records.selected_bits import read_selected_bits
 from metamix_jax.reporting.costs import format_costs
 from metamix_jax.training import context
@@ -37,7 +38,7 @@ def _activation_bits(layers):
   if _BITS.value is None:
     return lowest_bits(layers)
   if not _BITS.value.isdecimal():
-    return complete_bits(layers, read_selected_bits(_BITS.value, layers))
+    return complete_bits(layers, read_selected_bits(local_path(_BITS.value, "--bits"), layers, "--bits"))
   if int(_BITS.value) not in uniform_widths(layers):
     raise UserError(f"--bits is {_BITS.value}; allowed are {uniform_widths(layers)} or a selected_bits.json.")
   return uniform_bits(layers, int(_BITS.value))

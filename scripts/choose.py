@@ -34,13 +34,11 @@ from metamix_jax.method.selection import alpha_for_target, most_probable_bits, w
 from metamix_jax.records import folder_lock
 from metamix_jax.records.alpha import read_alpha
 from metamix_jax.records.chosen_targets import ChosenTarget, write_chosen_target
-from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.limits import read_limits
 from metamix_jax.records.names import format_target
 from metamix_jax.records.progress import log_to_terminal
 from metamix_jax.records.results import TargetResult
 from metamix_jax.records.selected_bits import write_selected_bits
-from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.reporting import page, saved_run, tables
 
 if TYPE_CHECKING:
@@ -97,7 +95,8 @@ def settle(
     UserError: a target was searched (and there are neither further limits nor losses), is given twice or cannot be
       reached, a limit is wrong, no assignment keeps all limits, or the search is not finished.
   """
-  alpha, tolerance, layers = read_alpha(run.folder, run.layers), run.config["arch.target_tolerance"], run.layers
+  tolerance, layers = run.config["arch.target_tolerance"], run.layers
+  alpha = read_alpha(run.folder, layers) if losses is None else {}  # Without a search there is none.
   limits = read_limits(layers, (*(run.config.get("arch.at_most") or ()), *at_most), "--at_most or config.arch.at_most")
   searched, chosen = set() if at_most or losses else {format_target(target) for target in run.targets}, []
   for target in targets:
@@ -140,12 +139,9 @@ def _no_losses(run):
 def _load(workdir: pathlib.Path) -> tuple["TrainingContext", "MetaState"]:
   """Returns the context and the meta-state of a run."""
   # Here, because JAX and TensorFlow take seconds to load.
-  from metamix_jax.training.context import prepare
-  from metamix_jax.training.saved_search import load_meta_state
+  from metamix_jax.training.saved_search import load_meta_state, open_run
 
-  context = prepare(load_config_of_run(workdir))
-  check_data(workdir, context.data.description)
-  check_costs(workdir, context.network.layers)
+  context = open_run(workdir)
   return context, load_meta_state(context, workdir)
 
 

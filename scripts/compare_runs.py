@@ -19,6 +19,8 @@ import orbax.checkpoint as ocp
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.records.paths import local_folder
+from metamix_jax.records.results import parse_results
+from metamix_jax.reporting import saved_run
 
 TIMES = ("wall_seconds", "images_per_second")
 
@@ -45,14 +47,17 @@ def main(argv):
 
 def selected_bits(run):
   """Returns {(file, layer): bits}."""
+  selected = lambda path: parse_results(
+      path, lambda: dict(json.loads(path.read_text(encoding="utf-8"))["selected"]))
   return {(path.name, layer): bits for path in sorted(run.glob("selected_bits*.json"))
-          for layer, bits in json.loads(path.read_text())["selected"].items()}
+          for layer, bits in selected(path).items()}
 
 
 def records(run):
   """Returns {(number of the line, name): value} of metrics.jsonl, without times."""
-  lines = (run / "metrics.jsonl").read_text().splitlines()
-  return {(number, name): value for number, line in enumerate(lines, 1) for name, value in json.loads(line).items()
+  path = run / "metrics.jsonl"
+  records = parse_results(path, lambda: saved_run.records_of(path.read_text(encoding="utf-8")))
+  return {(number, name): value for number, record in enumerate(records, 1) for name, value in record.items()
           if name not in TIMES}
 
 

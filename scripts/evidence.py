@@ -4,8 +4,8 @@
   python scripts/evidence.py runs/digit_pairs_seeds/*/
   python scripts/evidence.py
 
-Each measured run (scripts/search_quality.py) becomes an entry of docs/evidence/search_quality.json, with its config,
-the commit and the versions that made it; runs that were measured on different days add up. Without a folder, only the
+Each measured run (scripts/search_quality.py) becomes an entry of docs/evidence/search_quality.json, with its config
+and the versions that made it; runs that were measured on different days add up. Without a folder, only the
 table is written again.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 import json
 import pathlib
 import statistics
-import subprocess
 from typing import Any
 
 from absl import app
@@ -21,8 +20,9 @@ from absl import app
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.records.files import replace_between, write_json
-from metamix_jax.records.paths import local_folder
+from metamix_jax.records.paths import PATH_FIELDS, local_folder
 from metamix_jax.records.search_quality import TargetQuality, verdict_of_interval
+from metamix_jax.records.workdir import CHANGEABLE
 from metamix_jax.reporting import saved_run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -38,6 +38,11 @@ def main(argv):
   entries = json.loads(RESULTS.read_text(encoding="utf-8"))["runs"] if RESULTS.exists() else []
   for argument in argv[1:]:
     entry = describe(saved_run.read(local_folder(argument)))
+    for other in entries:
+      if _key(other) == _key(entry) and _settings(other) != _settings(entry):
+        raise UserError(
+            f"{RESULTS} has another run on the same data, with the same seed, bits and targets as {argument}, and with "
+            "another config; give that one, or delete its entry.")
     entries = [other for other in entries if _key(other) != _key(entry)] + [entry]
   entries.sort(key=_key)
   write_json(RESULTS, {"runs": entries})
@@ -53,8 +58,9 @@ def describe(run: saved_run.SavedRun) -> dict[str, Any]:
   """
   if run.search_quality is None or run.summary is None:
     raise UserError(f"{run.folder} is not a finished and measured run; scripts/search_quality.py measures one.")
-  commit = subprocess.run(
-      ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+  if run.config.get("arch.cost", "bops") != "bops":
+    raise UserError(
+        f"config.arch.cost of {run.folder} is {run.config['arch.cost']!r}; the table is of runs with 'bops'.")
   return {
       "config": dict(run.config), "full_precision_top1": run.full_precision_top1,
       "settings": dict(run.search_quality.settings), "num_images": run.search_quality.num_images,
@@ -62,7 +68,7 @@ def describe(run: saved_run.SavedRun) -> dict[str, Any]:
       "uniform": {str(bits): {"gbops": score.gbops, "loss": score.loss, "top1": score.top1}
                   for bits, score in run.search_quality.uniform.items()},
       "targets": [_describe_target(target) for target in run.search_quality.targets],
-      "commit": commit, "versions": run.summary["versions"]}
+      "versions": run.summary["versions"]}
 
 
 def _describe_target(target: TargetQuality) -> dict[str, Any]:
@@ -115,12 +121,18 @@ def _agreement(entries):
   by_target = {}
   for entry in entries:
     for target in entry["targets"]:
-      by_target.setdefault(target["target_gbops"], []).append(target["bits"])
+      by_target.setdefault((target["target_gbops"], *target["bits"]), []).append(target["bits"])
   parts = []
-  for target, assignments in by_target.items():
+  for (target, *_), assignments in by_target.items():
     agreed = sum(len({bits[name] for bits in assignments}) == 1 for name in assignments[0])
     parts.append(f"{agreed} of {len(assignments[0])} ({target:g} GBOPs)")
   return ", ".join(parts)
+
+
+def _settings(entry):
+  """Returns the config of a run without what may differ between machines."""
+  return json.loads(json.dumps({
+      name: value for name, value in entry["config"].items() if name not in (*PATH_FIELDS, *CHANGEABLE)}))
 
 
 def _key(entry):

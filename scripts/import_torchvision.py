@@ -11,7 +11,6 @@ the file is used exactly once. If one is missing, superfluous, of another shape 
 nothing is written.
 """
 
-import pathlib
 
 from absl import app
 from absl import logging as absl_logging
@@ -20,6 +19,7 @@ import jax
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.models import pretrained
+from metamix_jax.records.paths import local_path
 
 
 @exit_on_user_error("import_torchvision")
@@ -28,9 +28,10 @@ def main(argv):
   absl_logging.set_verbosity(absl_logging.WARNING)
   if len(argv) != 4:
     raise UserError(f"the arguments are MODEL IN OUT, MODEL one of {', '.join(pretrained.TORCHVISION_NAMES)}.")
-  network, source, target = argv[1:]
+  network = argv[1]
+  source, target = (local_path(argument, name) for argument, name in zip(argv[2:], ("IN", "OUT"), strict=True))
   pretrained.check_new_folder(target)
-  tree = pretrained.convert_file(pathlib.Path(source), network)
+  tree = pretrained.convert_file(source, network)
   pretrained.save(target, tree)
   leaves = jax.tree.leaves(tree)
   print(f"{target}: {network}, {len(leaves)} arrays, {sum(leaf.size for leaf in leaves):,} numbers.")

@@ -32,7 +32,7 @@ from metamix_jax.method.bops import uniform_bits, uniform_widths
 from metamix_jax.records.files import replace_between
 from metamix_jax.records.paths import PATH_FIELDS, local_folder
 from metamix_jax.records.summary import current_versions
-from metamix_jax.records.workdir import check_data, load_config_of_run
+from metamix_jax.records.workdir import load_config_of_run
 from metamix_jax.reporting import saved_run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -56,6 +56,8 @@ def main(argv):
     return
   for folder in folders:
     run = saved_run.read(folder)
+    if not run.target_results:
+      raise UserError(f"{folder} holds a run whose bit selection is not finished; allowed is a finished one.")
     for other in seed_results.read(RESULTS):
       if other["seed"] == run.config["seed"] and other["config"] != settings_of(run):
         raise UserError(
@@ -76,14 +78,11 @@ def measure(workdir: pathlib.Path, file: pathlib.Path) -> None:
   # Here, because JAX and TensorFlow take seconds to load.
   from search_settings import config_with, search_again
 
-  from metamix_jax.training.context import prepare
   from metamix_jax.training.judge import evaluation_judge
-  from metamix_jax.training.saved_search import load_meta_state
+  from metamix_jax.training.saved_search import load_meta_state, open_run
 
-  run, config = saved_run.read(workdir), load_config_of_run(workdir)
-  again = search_again(workdir, config_with(config, (), run.target_results[0].target_gbops))
-  context = prepare(config)
-  check_data(workdir, context.data.description)
+  run, context = saved_run.read(workdir), open_run(workdir)
+  again = search_again(workdir, config_with(load_config_of_run(workdir), (), run.target_results[0].target_gbops))
   layers = context.network.layers
   judge = evaluation_judge(context, load_meta_state(context, workdir))
   searched = [layer.name for layer in layers if layer.searched]

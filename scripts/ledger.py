@@ -20,17 +20,17 @@ from absl import app, flags
 from absl import logging as absl_logging
 from claims import page, results
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.command_line import define_path, exit_on_user_error, flags_parser
 from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
 from metamix_jax.records import folder_lock
+from metamix_jax.records.files import check_writable
 from metamix_jax.records.interruption import EXIT_INTERRUPTED, Interrupted, StopRequest
-from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import log_to_terminal
 
 _CLAIM = flags.DEFINE_list("claim", list(page.ORDER), "Letters of the claims to run, or none.")
 _SEED = flags.DEFINE_list("seed", None, "Seeds to run, of the claim's config; by default all.")
-_RUNS = flags.DEFINE_string("runs", "runs/ledger", "Folder of the runs.")
+_RUNS = define_path("runs", pathlib.Path("runs", "ledger"), "Folder of the runs.")
 
 
 @exit_on_user_error("ledger")
@@ -44,15 +44,21 @@ def main(argv):
   for letter in letters:
     if letter not in configs:
       raise UserError(f"--claim names {letter!r}; allowed are {', '.join(configs)}, or none alone.")
+    known = load_config(configs[letter]).seeds
+    for seed in seeds or ():
+      if seed not in known:
+        raise UserError(f"--seed names {seed}; claim {letter} has the seeds {', '.join(map(str, known))}.")
+  for path in (results.RESULTS / "a_result.json", page.PAGE):  # Written after hours.
+    check_writable(path)
+  results.commit_of_code()  # Of the code that is loaded here, whatever is committed meanwhile.
   absl_logging.set_verbosity(absl_logging.FATAL)
   log_to_terminal()
   stop_request = StopRequest()
   stop_request.listen_for_signals()
   results.read_claims()  # A result that does not fit its config is found before hours of work.
-  runs = local_folder(_RUNS.value)
   try:
     for letter in letters:
-      run_claim(letter, load_config(configs[letter]), seeds, runs, results.RESULTS, stop_request)
+      run_claim(letter, load_config(configs[letter]), seeds, _RUNS.value, results.RESULTS, stop_request)
   except Interrupted as interruption:
     print(f"ledger: {interruption}; the same command continues.", file=sys.stderr)
     sys.exit(EXIT_INTERRUPTED)
@@ -76,11 +82,9 @@ def run_claim(
 
   Raises:
     Interrupted: it was asked to stop, and everything is saved.
-    UserError: a seed is not one of the config, or a run cannot be made.
+    UserError: a run cannot be made.
   """
   for seed in config.seeds if seeds is None else seeds:
-    if seed not in config.seeds:
-      raise UserError(f"--seed names {seed}; claim {letter} has the seeds {', '.join(map(str, config.seeds))}.")
     if results.result_file(folder, letter, seed).exists():
       continue
     print(f"ledger: claim {letter}, seed {seed}", flush=True)

@@ -16,7 +16,7 @@ from absl import logging as absl_logging
 import numpy as np
 
 from metamix_jax import data
-from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.command_line import define_path, exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.records.files import make_folder
 
@@ -25,7 +25,7 @@ from metamix_jax.records.files import make_folder
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of data sets; imagenet2012/VERSION is made in it.")
+_DATA_DIR = define_path("data_dir", None, "Folder of data sets; imagenet2012/VERSION is made in it.")
 _TRAIN = flags.DEFINE_integer("train", 2000, "Training images.", lower_bound=1)
 _VALIDATION = flags.DEFINE_integer("validation", 500, "Validation images.", lower_bound=1)
 _CLASSES = flags.DEFINE_integer("classes", 10, "Classes, 1 to 1,000.", lower_bound=1, upper_bound=1000)
@@ -94,11 +94,11 @@ def main(argv):
   if not _DATA_DIR.value:
     raise UserError("--data_dir is empty; it must be a folder.")
   folder = write(
-      pathlib.Path(_DATA_DIR.value), {"train": _TRAIN.value, "validation": _VALIDATION.value}, _CLASSES.value,
+      _DATA_DIR.value, {"train": _TRAIN.value, "validation": _VALIDATION.value}, _CLASSES.value,
       _PER_SHARD.value)
   size = sum(file.stat().st_size for file in folder.iterdir())
   info = data.dataset_info(
-      data.open_dataset("imagenet2012", _DATA_DIR.value), train_split="train", evaluation_split="validation")
+      data.open_dataset("imagenet2012", str(_DATA_DIR.value)), train_split="train", evaluation_split="validation")
   print(f"{folder}: {info.num_train} + {info.num_evaluation} images, {size / 1e6:.0f} MB.")
 
 

@@ -14,7 +14,6 @@ Each layer runs alone, on one image, at its own shapes; the value is the median 
 from collections.abc import Iterator
 import csv
 import io
-import pathlib
 import statistics
 import time
 
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 from ml_collections import config_flags
 import numpy as np
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.command_line import define_path, exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.export.tracing import window_of_layer
 from metamix_jax.method.bops import FULL_PRECISION_BITS, LayerCost
@@ -38,7 +37,7 @@ from metamix_jax.training import context
 KERNEL_BITS = 8
 _WARM_UP_RUNS = 3  # The first run of a session allocates and packs weights.
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
-_CSV = flags.DEFINE_string("csv", None, "The table to write.")
+_CSV = define_path("csv", None, "The table to write.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 50, "Runs of each layer and bit-width.", lower_bound=1)
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of ONNX Runtime.", lower_bound=1)
 
@@ -57,7 +56,7 @@ def main(argv):
   writer = csv.writer(text, lineterminator="\n")
   writer.writerow(["layer", "activation_bits", "weight_bits", "latency [ms]"])
   writer.writerows(rows)
-  write_text(pathlib.Path(_CSV.value), text.getvalue())
+  write_text(_CSV.value, text.getvalue())
   print(f"Bit-widths that ONNX Runtime ran: {KERNEL_BITS} (fewer bits run as {KERNEL_BITS}) and float32.\n"
         f"Written: {_CSV.value}, {len(rows)} rows.")
 

@@ -33,7 +33,6 @@ from metamix_jax.records.paths import local_folder
 from metamix_jax.records.progress import log_to_terminal
 from metamix_jax.records.search_quality import verdict_of_interval
 from metamix_jax.records.summary import current_versions
-from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.reporting import saved_run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -69,16 +68,14 @@ def measure(workdir: pathlib.Path) -> dict[str, Any]:
     "difference" of the loss to the selection's with its "interval".
   """
   # Here, because JAX and TensorFlow take seconds to load.
-  from metamix_jax.training.context import prepare
   from metamix_jax.training.judge import Judge, compare_assignments, describe_assignment, evaluation_judge
-  from metamix_jax.training.saved_search import load_meta_state
+  from metamix_jax.training.saved_search import load_meta_state, open_run
   from metamix_jax.training.sensitivity import measure_sensitivity
 
   run = saved_run.read(workdir)
   if run.config["data.name"] != DATA:
     raise UserError(f"{workdir} holds a run on {run.config['data.name']}; it must be on {DATA}, to have unseen images.")
-  context = prepare(load_config_of_run(workdir))
-  check_data(workdir, context.data.description)
+  context = open_run(workdir)
   settings = load_config(SETTINGS)
   meta, layers = load_meta_state(context, workdir), context.network.layers
   unseen, tested = Judge(context, meta, unseen_batches(_BATCHES.value)), evaluation_judge(context, meta)

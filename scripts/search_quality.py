@@ -19,11 +19,9 @@ from ml_collections import config_flags
 from metamix_jax.command_line import exit_on_user_error, flags_parser, folder_of_run
 from metamix_jax.errors import UserError
 from metamix_jax.records import folder_lock, search_quality
-from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.files import write_json
 from metamix_jax.records.progress import log_to_terminal
 from metamix_jax.records.results import BitSelection
-from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.reporting import page, saved_run, tables
 from metamix_jax.training.search_settings import check_settings
 
@@ -49,13 +47,10 @@ def main(argv):
 
 def _measure(workdir: pathlib.Path, run: saved_run.SavedRun, settings: ml_collections.ConfigDict):
   # Here, because JAX and TensorFlow take seconds to load.
-  from metamix_jax.training.context import prepare
-  from metamix_jax.training.saved_search import load_meta_state
+  from metamix_jax.training.saved_search import load_meta_state, open_run
   from metamix_jax.training.search_quality import measure_search_quality
 
-  context = prepare(load_config_of_run(workdir))
-  check_data(workdir, context.data.description)
-  check_costs(workdir, context.network.layers)
+  context = open_run(workdir)
   return measure_search_quality(
       context, load_meta_state(context, workdir), BitSelection(run.target_results), settings,
       workdir / "search_quality.jsonl")

@@ -19,13 +19,13 @@ import statistics
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import app
 from absl import logging as absl_logging
 from claims.verdicts import interval_of_mean
 import ml_collections
 import numpy as np
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.command_line import define_path, exit_on_user_error, flags_parser
 from metamix_jax.config_file import flatten, load_config
 from metamix_jax.errors import UserError
 from metamix_jax.records.alpha import read_alpha
@@ -34,14 +34,14 @@ from metamix_jax.records.names import format_target
 from metamix_jax.records.paths import PATH_FIELDS, local_folder
 from metamix_jax.records.progress import log_to_terminal
 from metamix_jax.records.search_quality import verdict_of_interval
-from metamix_jax.records.workdir import check_data, load_config_of_run
+from metamix_jax.records.workdir import load_config_of_run
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER, PAGE = ROOT / "docs" / "evidence" / "search_settings", ROOT / "docs" / "evidence.md"
 BEGIN, END = "<!-- The table below is written by scripts/search_settings.py. -->", "<!-- The end of the settings. -->"
 OWN = "as shipped, beside bit-meta training"  # The search of the run itself.
 SETTINGS = ROOT / "configs" / "search_settings.py"
-_SETTINGS = flags.DEFINE_string("settings", str(SETTINGS), "The settings, a Python file with get_config().")
+_SETTINGS = define_path("settings", SETTINGS, "The settings, a Python file with get_config().")
 
 
 @exit_on_user_error("search_settings")
@@ -49,7 +49,7 @@ def main(argv):
   """Searches, compares and writes the table; a UserError becomes one sentence and status 2."""
   absl_logging.set_verbosity(absl_logging.FATAL)
   log_to_terminal()
-  settings = load_config(pathlib.Path(_SETTINGS.value))
+  settings = load_config(_SETTINGS.value)
   for folder in map(local_folder, argv[1:]):
     measure(folder, settings, FOLDER)
   searches = [search for path in sorted(FOLDER.glob("seed_*.json"))
@@ -77,7 +77,7 @@ def measure(workdir: pathlib.Path, settings: ml_collections.ConfigDict, folder: 
   # Here, because JAX and TensorFlow take seconds to load.
   from metamix_jax.training.context import prepare
   from metamix_jax.training.judge import compare_assignments, describe_assignment, evaluation_judge
-  from metamix_jax.training.saved_search import load_meta_state
+  from metamix_jax.training.saved_search import check_run, load_meta_state
 
   of_run = load_config_of_run(workdir)
   path = folder / f"seed_{of_run.seed}.json"
@@ -87,7 +87,7 @@ def measure(workdir: pathlib.Path, settings: ml_collections.ConfigDict, folder: 
     raise UserError(f"{path} has the results of a run with another config than {workdir}; give that one, or delete it.")
   searches = earlier["searches"]
   context = prepare(of_run)
-  check_data(workdir, context.data.description)
+  check_run(context, workdir)
   layers = context.network.layers
   judge = evaluation_judge(context, load_meta_state(context, workdir))
   alpha = read_alpha(workdir, layers)

@@ -27,14 +27,12 @@ from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
 from metamix_jax.method.selection import alpha_for_target, weights_of_searches
 from metamix_jax.records.alpha import read_alpha
-from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.files import replace_between, write_json
 from metamix_jax.records.limits import read_limits
 from metamix_jax.records.paths import PATH_FIELDS
 from metamix_jax.records.progress import log_to_terminal, show_bar
 from metamix_jax.records.search_quality import verdict_of_interval
 from metamix_jax.records.summary import current_versions
-from metamix_jax.records.workdir import check_data, load_config_of_run
 from metamix_jax.reporting import saved_run
 
 if TYPE_CHECKING:
@@ -79,13 +77,10 @@ def kept_searches(targets: Sequence[float]) -> dict[str, list[float]]:
 def measure(workdir: pathlib.Path, run: saved_run.SavedRun) -> dict[str, Any]:
   """Returns the results of `compare` for a run, for JSON, with its config, its versions and the number of images."""
   # Here, because JAX and TensorFlow take seconds to load.
-  from metamix_jax.training.context import prepare
   from metamix_jax.training.judge import evaluation_judge
-  from metamix_jax.training.saved_search import load_meta_state
+  from metamix_jax.training.saved_search import load_meta_state, open_run
 
-  context = prepare(load_config_of_run(workdir))
-  check_data(workdir, context.data.description)
-  check_costs(workdir, context.network.layers)
+  context = open_run(workdir)
   judge = evaluation_judge(context, load_meta_state(context, workdir))
   return compare(run, judge.score, load_config(SETTINGS).num_resamples) | {
       "config": {name: value for name, value in run.config.items() if name not in PATH_FIELDS},

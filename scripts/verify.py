@@ -10,7 +10,9 @@ digit on the same machine. It writes nothing.
 """
 
 from collections.abc import Iterator
+import contextlib
 import json
+import os
 import pathlib
 import sys
 from typing import Any
@@ -22,11 +24,9 @@ from metamix_jax.command_line import exit_on_user_error, flags_parser, folder_of
 from metamix_jax.errors import UserError
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.records import folder_lock
-from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.names import format_target, name_for_target
 from metamix_jax.records.progress import log_to_terminal
-from metamix_jax.records.results import TOP1_OF_STAGE
-from metamix_jax.records.workdir import check_data, load_config_of_run
+from metamix_jax.records.results import TOP1_OF_STAGE, parse_results
 from metamix_jax.reporting import saved_run
 
 # (what, as the files say, as it is now).
@@ -42,7 +42,9 @@ def main(argv):
     raise UserError(f"{workdir} holds a run that is not finished; allowed is one with a report/summary.json.")
   absl_logging.set_verbosity(absl_logging.FATAL)
   log_to_terminal()
-  with folder_lock.hold(workdir):
+  # An archive that cannot be written to can be verified: no run works on it.
+  parse_results(workdir / "report" / "summary.json", lambda: _figures(run.summary))
+  with folder_lock.hold(workdir) if os.access(workdir, os.W_OK) else contextlib.nullcontext():
     checks = [*check_files(run), *check_states(run)]
   if "fingerprints" not in run.summary:
     print("The summary has no fingerprints; an older version wrote it.")
@@ -55,6 +57,14 @@ def main(argv):
   print(f"same: {len(checks)} figures.")
 
 
+def _figures(summary):
+  """Reads every figure that is compared; raises KeyError or TypeError if one is not there."""
+  return (summary["full_precision_top1"],
+          [(target["bits"], target["meta_state_top1"], *(target[name] for name in TOP1_OF_STAGE.values()))
+           for target in summary["targets"]],
+          [(result["gbops"], result["top1"], result["shared_top1"]) for result in summary["uniform"]])
+
+
 def check_files(run: saved_run.SavedRun) -> Iterator[Check]:
   """Yields the figures of the summary beside those that follow from the other files: bits, costs, average bits."""
   for saved, result in zip(run.summary["targets"], run.target_results, strict=True):
@@ -63,8 +73,9 @@ def check_files(run: saved_run.SavedRun) -> Iterator[Check]:
     for name, value in now.items():
       yield f"target {target}, {name}", saved.get(name), value
     name = name_for_target("selected_bits", result.target_gbops, run.targets)
-    bits = json.loads((run.folder / f"{name}.json").read_text(encoding="utf-8"))
-    yield f"target {target}, {name}.json", saved["bits"], bits.get("selected")
+    path = run.folder / f"{name}.json"
+    selected = parse_results(path, lambda path=path: dict(json.loads(path.read_text(encoding="utf-8"))["selected"]))
+    yield f"target {target}, {path.name}", saved["bits"], selected
   for saved, result in zip(run.summary["uniform"], run.uniform_results, strict=True):
     yield f"cost of all searched layers at {result.bits} bits", saved["gbops"], result.gbops
 
@@ -73,15 +84,12 @@ def check_states(run: saved_run.SavedRun) -> Iterator[Check]:
   """Yields fingerprints and top-1s of the summary beside those of the saved states, computed now."""
   # Here, because JAX and TensorFlow take seconds to load.
   from metamix_jax.training import saved_search
-  from metamix_jax.training.context import prepare
   from metamix_jax.training.evaluation import evaluate, evaluate_bits, evaluate_uniform_bits
   from metamix_jax.training.fingerprint import fingerprint
 
   summary, folder = run.summary, pathlib.Path(run.folder)
   fingerprints = summary.get("fingerprints", {})
-  context = prepare(load_config_of_run(folder))
-  check_data(folder, context.data.description)
-  check_costs(folder, context.network.layers)
+  context = saved_search.open_run(folder)
   yield ("full_precision_top1", summary["full_precision_top1"],
          evaluate(context, saved_search.load_full_precision(context, folder), FULL_PRECISION))
   meta = saved_search.load_meta_state(context, folder)

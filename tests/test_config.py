@@ -3,6 +3,7 @@
 import ast
 import pathlib
 
+import ml_collections
 import pytest
 
 from metamix_jax import config as config_rules
@@ -124,6 +125,15 @@ def changed(values):
     ({"teacher.name": "resnet101"},
      "config.teacher.weights is None; a teacher of its own, resnet101, needs a file of weights (or 'random', to try a "
      "config out)."),
+    ({"teacher.weights": "w.pth"},
+     "config.teacher.weights is 'w.pth' and config.teacher.name is 'student', which has none; give the name of the "
+     "teacher's network, or None."),
+    ({"teacher.name": "labels", "teacher.options": ml_collections.ConfigDict({"dropout_rate": 0.1})},
+     "config.teacher.options is {'dropout_rate': 0.1} and config.teacher.name is 'labels', which has none; give the "
+     "name of the teacher's network, or None."),
+    ({"teacher.name": "labels", "teacher.kept_targets": "targets"},
+     "config.teacher.kept_targets is 'targets' and config.teacher.name is 'labels'; labels are not kept, so it must be "
+     "None."),
     ({"network.options": 3}, "config.network.options is 3; it must be a ConfigDict."),
 ])
 def test_validate(values, sentence):

@@ -7,6 +7,7 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 import pytest
 
 from metamix_jax.config_file import load_config
@@ -15,7 +16,7 @@ from metamix_jax.method.bops import LayerCost
 from metamix_jax.records.metrics_file import MetricsFile
 from metamix_jax.records.selected_bits import read_selected_bits, write_selected_bits
 from metamix_jax.records.workdir import check_data, read_saved_config
-from metamix_jax.reporting import saved_run
+from metamix_jax.reporting import page
 from tests.helpers import saved_runs
 from tests.helpers.damage import JSON, damaged
 from tests.helpers.files import ROOT
@@ -153,17 +154,21 @@ def test_config_and_data_cut_at_every_byte(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+  """A finished run whose figures are drawn, but not turned into pixels, which takes ten times as long."""
   folder = tmp_path_factory.mktemp("run")
   saved_runs.write_run(folder, *saved_runs.small_config(), records_per_epoch=1)
-  return folder
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Figure, "savefig", lambda figure, path, **_: path.write_bytes(b""))
+    yield folder
 
 
 def check_report(finished, name, content):
+  """`report.py` makes the page, or refuses the file."""
   path = finished / name
   before = path.read_bytes()
   try:
     path.write_bytes(content)
-    assert_sentence(lambda: saved_run.read(finished), str(path))
+    assert_sentence(lambda: page.write(finished), str(path))
   finally:
     path.write_bytes(before)
 
@@ -178,6 +183,15 @@ def test_files_of_a_report_cut_at_many_bytes(finished, name):
   content = (finished / name).read_bytes()
   for length in range(0, len(content), max(1, len(content) // 15)):
     check_report(finished, name, content[:length])
+
+
+@FAST
+@given(st.data())
+def test_results_of_a_phase_with_a_value_of_any_type(finished, data):
+  name = data.draw(st.sampled_from(("pretraining", "bit_selection", "meta_evaluation", "stage_a", "stage_b")))
+  results = json.loads((finished / "checkpoints" / f"{name}.json").read_text())
+  results[data.draw(st.sampled_from(sorted(results)))] = data.draw(JSON)
+  check_report(finished, f"checkpoints/{name}.json", json.dumps(results).encode())
 
 
 @FAST

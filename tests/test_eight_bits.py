@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from metamix_jax.method.precision import FULL_PRECISION, uniform_precision
+from metamix_jax.method.precision import FULL_PRECISION, precision_at_width
 from metamix_jax.training import context, phases
 from metamix_jax.training.steps import AXIS
 from tests.helpers.configs import digits_config
@@ -46,7 +46,7 @@ def test_eight_bits_keep_97_percent_of_predictions(network, data_dir):
         np.argmax(batched(batch["image"][None])[0], -1)[batch["mask"] > 0] for batch in work.data.evaluation_batches()])
 
   exact = predictions(FULL_PRECISION)
-  eight = predictions(uniform_precision(work.network.layers, np.int32(2)))
+  eight = predictions(precision_at_width(work.network.layers, np.int32(2)))
   agreement = np.mean(exact == eight)
   print(f"{network}: {agreement:.4f} of {len(exact)} predictions kept")
   assert len(exact) == 450 and agreement >= 0.97

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -58,6 +59,24 @@ def test_bits_of_one_run_for_several_targets(data_dir):
   config.arch.target_gbops, config.bits_from = TARGETS, "bits.json"
   with pytest.raises(ValueError, match="bits_from is bits.json, which holds the bits of one target; .* has 3, and"):
     context.prepare(config)
+
+
+def test_steps_after_the_last_look_are_looked_at_too(data_dir):
+  """Nothing is recorded, saved or printed here before the end of the phase."""
+  config = tiny_config(data_dir)
+  config.metrics.every_steps, config.log_every_seconds = 0, 1e6
+  work = context.prepare(config)
+  last_step = 2 * work.data.steps_per_epoch
+
+  def step(state, epoch, batch):
+    taken = state["meta"].step + 1
+    bad_step = np.int32(last_step if taken == last_step else 0)
+    return {"meta": state["meta"].replace(step=taken, bad_step=bad_step)}, {"loss": jnp.float32(0)}
+
+  with pytest.raises(UserError, match=f"^bit_selection, step {last_step}: the training loss or its gradient is"):
+    loop.train(
+        work, loop.Phase("bit_selection", "bit_selection"), {"meta": phases.create_student(work)}, LabelTargets(work),
+        step)
 
 
 def test_a_target_whose_search_is_not_finite_is_named(data_dir):

@@ -1,7 +1,8 @@
 """What the claims of the ledger share; not a claim itself.
 
-Source: our choice. Sizes are chosen so that all claims together take six hours on 2 CPU cores, by estimate (docs/ledger.md).
-  Every run is of configs/digit_pairs.py with a quarter of its epochs of weight training: 2 and 5 instead of 8 and 20.
+Source: our choice. Sizes are chosen so that all claims together take six hours on 2 CPU cores, by estimate
+  (docs/ledger.md). Every run is of configs/digit_pairs.py with a quarter of its epochs of weight training: 2 and 5
+  instead of 8 and 20.
   One pretrained network serves all seeds. Seeds 0 to 2 were looked at before the rules were written (docs/evidence.md),
   so the ledger has others.
 """

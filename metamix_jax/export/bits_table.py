@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import csv
+import dataclasses
 import io
 import pathlib
 import shutil
@@ -16,12 +17,22 @@ FORMAT, VERSION = "metamix_jax bits", 1
 SCHEMA = pathlib.Path(__file__).with_name("bits.schema.json")
 
 
+def in_bops(layers: Sequence[LayerCost]) -> list[LayerCost]:
+  """Returns layers that cost BOPs, whatever cost the run searched for."""
+  return [dataclasses.replace(layer, cost=None) for layer in layers]
+
+
 def rows(program: Program, layers: Sequence[LayerCost]) -> list[dict[str, Any]]:
-  """Returns one row for each quantised layer in network order; bits.schema.json has the fields and their units."""
+  """Returns one row for each quantised layer in network order; bits.schema.json has the fields and their units.
+
+  Args:
+    program: the program.
+    layers: the network's quantised layers; costs of their own are not looked at.
+  """
   quantizers = {node["layer"]: node for node in program.quantizers}
   kernels = {node["layer"]: program.arrays[node["kernel"]] for node in program.quantized}
   table = []
-  for layer in layers:
+  for layer in in_bops(layers):
     node = quantizers[layer.name]
     table.append({
         "layer": layer.name, "kind": layer.kind, "input_bits": node["bits"], "weight_bits": layer.weight_bits,
@@ -38,7 +49,7 @@ def write(folder: pathlib.Path, program: Program, layers: Sequence[LayerCost]) -
   Args:
     folder: an existing folder.
     program: the program.
-    layers: the network's quantised layers.
+    layers: the network's quantised layers; costs of their own are not looked at.
 
   Raises:
     UserError: bits.json or bits.csv cannot be written.
@@ -47,7 +58,8 @@ def write(folder: pathlib.Path, program: Program, layers: Sequence[LayerCost]) -
   table = rows(program, layers)
   bits: Mapping[str, int] = {row["layer"]: row["input_bits"] for row in table}
   write_json(folder / "bits.json", {
-      "$schema": SCHEMA.name, "format": FORMAT, "version": VERSION, "gbops": gbops(layers, bits), "layers": table})
+      "$schema": SCHEMA.name, "format": FORMAT, "version": VERSION, "gbops": gbops(in_bops(layers), bits),
+      "layers": table})
   text = io.StringIO()
   writer = csv.DictWriter(text, table[0], lineterminator="\n")
   writer.writeheader()

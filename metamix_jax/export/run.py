@@ -48,12 +48,14 @@ def export_run(
     The folder of the export: DIR/export, or DIR/export_TARGET with a target.
 
   Raises:
-    UserError: the run cannot be exported, the folder exists, a package is missing, or a file cannot be written; nothing
-      is left behind.
+    UserError: `num_exact` is below 1, the run cannot be exported, the folder exists, a package is missing, or a file
+      cannot be written; nothing is left behind.
     NotCertified: the files do not keep what they promise; nothing is left behind.
   """
   workdir = local_folder(workdir)
   check_formats(formats)
+  if num_exact is not None and num_exact < 1:
+    raise UserError(f"num_exact is {num_exact}; it must be 1 or more images, or None for all.")
   load_config_of_run(workdir)  # Before the lock, which makes its folder.
   folder = workdir / ("export" if target is None else f"export_{format_target(target)}")
   if folder.exists():

@@ -12,8 +12,11 @@ import numpy as np
 
 from metamix_jax import config as config_rules
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import complete_bits, cost_unit, gbops
+from metamix_jax.export.bits_table import in_bops
+from metamix_jax.method.bops import complete_bits, cost_name, cost_unit, gbops
 from metamix_jax.models.network import Network
+from metamix_jax.records.cost_tables import check_costs
+from metamix_jax.records.limits import read_limits
 from metamix_jax.records.names import format_target, name_for_target, targets
 from metamix_jax.records.paths import expand_paths
 from metamix_jax.records.results import BitSelection, parse_results
@@ -32,7 +35,8 @@ class SavedNetwork:
     bits: activation bits of every quantised layer, in network order.
     image_shape: (H, W, C).
     data: its evaluation_batches() yield {"image", "label", "mask"}.
-    facts: what the files of an export say about the run: its folder's name, network, target and cost.
+    facts: what the files of an export say about the run: its folder's name, network, target and cost, the latter two
+      in the unit of the run's cost; and its GBOPs.
   """
 
   network: Network
@@ -57,7 +61,8 @@ def read(workdir: pathlib.Path, target: float | None = None) -> SavedNetwork:
     target: one of the run's, in GBOPs or the unit of its cost; None: its only one.
 
   Raises:
-    UserError: the folder holds no run, one that did not finish stage B for the target, or a damaged file.
+    UserError: the folder holds no run, one that did not finish stage B for the target, or a damaged file; or the data
+      or a table of costs changed since the run.
   """
   config = load_config_of_run(workdir)
   config_rules.validate(config)
@@ -85,16 +90,15 @@ def read(workdir: pathlib.Path, target: float | None = None) -> SavedNetwork:
       raise UserError(
           f"the run in {workdir} searched bits of weights (config.quantization.candidate_weight_bits), which cannot be "
           "exported yet; allowed are runs that searched those of activations alone.")
-  selection = parse_results(
-      checkpoints / "bit_selection.json", lambda: BitSelection.from_json(
-          json.loads((checkpoints / "bit_selection.json").read_text()), network.layers, config.arch.target_tolerance))
-  result, = (result for result in selection.targets if result.target_gbops == chosen)
-  bits = complete_bits(network.layers, result.bits)
+  check_costs(
+      workdir, network.layers, read_limits(network.layers, config.arch.at_most or (), "config.arch.at_most").sums)
+  bits = _read_bits(checkpoints / "bit_selection.json", network.layers, config.arch.target_tolerance, chosen)
   saved = _restore_phase(checkpoints / phase, network, source.image_shape)
   facts = {
       "run": workdir.absolute().name, "network": config.network.name, "data": config.data.name,
-      "evaluation_split": config.data.evaluation_split, "target_gbops": chosen, "gbops": gbops(network.layers, bits),
-      "cost_unit": cost_unit(network.layers)}
+      "evaluation_split": config.data.evaluation_split, "cost_name": cost_name(network.layers),
+      "cost_unit": cost_unit(network.layers), "target": chosen, "cost": gbops(network.layers, bits),
+      "gbops": gbops(in_bops(network.layers), bits)}
   variables = {"params": saved["weights"], "batch_stats": saved["batch_stats"], "step_sizes": saved["step_sizes"]}
   return SavedNetwork(network, variables, bits, source.image_shape, source, facts)
 
@@ -118,6 +122,18 @@ def _chosen_target(workdir, all_targets, target):
   raise UserError(
       f"{'no --target is given' if target is None else f'--target is {format_target(target)}'}, and {workdir} has the "
       f"targets {', '.join(map(format_target, all_targets))}; choose one of them.")
+
+
+def _read_bits(path, layers, tolerance, target):
+  """Returns the bits of every quantised layer that a file of the bit selection has for a target."""
+  def parse():
+    selection = BitSelection.from_json(json.loads(path.read_text(encoding="utf-8")), layers, tolerance)
+    found = [result for result in selection.targets if result.target_gbops == target]
+    if len(found) != 1:
+      raise ValueError(f"it has {len(found)} selections for the target {format_target(target)}, not one")
+    return found[0]
+
+  return complete_bits(layers, parse_results(path, parse).bits)
 
 
 def _restore_phase(path, network, image_shape):

@@ -38,8 +38,8 @@ def with_table(
     source: names the table in errors.
 
   Raises:
-    UserError: a searched layer or one of its candidates is missing, a value is not finite or below 0, or the table has
-      a layer that the network does not have.
+    UserError: a searched layer or one of its candidates is missing, a layer that is not searched has rows of other
+      bit-widths alone, a value is not finite or below 0, or the table has a layer that the network does not have.
   """
   known = {layer.name for layer in layers}
   for name_of_layer, _, _ in values:
@@ -62,7 +62,7 @@ def _value(layer, bits, values, source):
             f"{source} has the value {values[key]} for layer {layer.name} at {bits} activation bits; it must be a "
             "finite number, 0 or more.")
       return values[key]
-  if layer.searched:
+  if layer.searched or any(name == layer.name for name, _, _ in values):
     raise UserError(
         f"{source} has no value for layer {layer.name} at {bits} activation bits and {layer.weight_bits} weight bits; "
         f"it must have one for each of its candidates, {', '.join(map(str, layer.candidate_bits))}.")

@@ -48,7 +48,8 @@ def limit_penalty(excess: Array, multiplier: Array) -> Array:
 def next_multiplier(multiplier: Array, excess: Array, learning_rate: Array) -> Array:
   """Returns the multiplier of a limit after one step of gradient ascent on the Lagrangian, not below 0 [A].
 
-  It grows while the limit is passed, and falls back to 0 while there is room: the search then forgets the limit.
+  It grows while the limit is passed. While there is room it falls back to 0, and the search forgets the limit; that of
+  the peak, whose excess is never below 0, stays as it is.
 
   Args:
     multiplier: in nats, scalar float32.

@@ -17,11 +17,6 @@ from metamix_jax.method.bops import LayerCost, candidate_widths
 FULL_PRECISION: dict = {}
 
 
-def uniform_precision(layers: Sequence[LayerCost], candidate: Array) -> dict:
-  """Puts every searched layer at the candidate with index `candidate`, int32 scalar, for the scan of M10."""
-  return _candidate_tree({layer.name: candidate if layer.searched else 0 for layer in layers if layer.quantized})
-
-
 def bits_at_width(layers: Sequence[LayerCost], width: int) -> dict[str, int]:
   """Returns the bits of every layer in a network "at `width`", by layer name.
 
@@ -36,7 +31,7 @@ def bits_at_width(layers: Sequence[LayerCost], width: int) -> dict[str, int]:
 
 
 def precision_at_width(layers: Sequence[LayerCost], width_index: Array, turn: Array | int = 0) -> dict:
-  """Puts every searched layer at its `bits_at_width`; for layers of one candidate set this is `uniform_precision`.
+  """Puts every searched layer at its `bits_at_width`, for the scan of M10.
 
   Searched kernels take the candidate with the index width_index + turn, around the end of their candidates [A]. Over as
   many turns as there are candidates, every pair of an input's and a kernel's bit-width has its turn once.

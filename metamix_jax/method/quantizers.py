@@ -72,10 +72,10 @@ def initial_step_size(mean_magnitude: Array, levels: Array) -> Array:
     mean_magnitude: float32. For activations, mean|x| of a layer's input before the shift, scalar; for weights,
       mean|w| of each output channel, [out_channels].
     levels: for activations, 2^b - 1 for each candidate bit-width, [B], even where the input is signed [C]; for
-      weights, 2^(b-1) - 1, scalar.
+      weights, 2^(b-1) - 1, scalar, or where their bits are searched [W, 1] for W candidates.
 
   Returns:
-    Step sizes [B] or [out_channels], float32.
+    Step sizes [B], [out_channels] or [W, out_channels], float32.
   """
   return 2 * mean_magnitude / jnp.sqrt(levels)
 

@@ -10,6 +10,7 @@ from metamix_jax.errors import UserError
 from metamix_jax.models import mobilenet_v3, resnet
 from metamix_jax.models.mobilenet_v2 import MobileNetV2
 from metamix_jax.models.mobilenet_v3 import MobileNetV3
+from metamix_jax.models.options import check_values
 from metamix_jax.models.resnet import ResNet
 from metamix_jax.nn.scheme import QuantizationScheme
 
@@ -38,7 +39,8 @@ def create_network(
     section: of the config, for the errors.
 
   Raises:
-    UserError: an unknown name or option, an option that is missing, or a class that is not such a module.
+    UserError: an unknown name or option, an option that is missing or has a wrong value, or a class that is not such a
+      module.
   """
   network = _user_network(name, section) if ":" in name else NETWORKS.get(name)
   if network is None:
@@ -59,6 +61,7 @@ def create_network(
   for field in allowed:
     if fields[field].default is inspect.Parameter.empty and field not in options:
       raise UserError(f"config.{section}.options.{field} is missing; {name} needs it.")
+  check_values(network.func if isinstance(network, functools.partial) else network, options, section)
   module = network(num_classes=num_classes, scheme=scheme, **options)
   if not isinstance(module, nn.Module):
     raise UserError(f"config.{section}.name is {name!r}, which is not a flax.linen.Module.")
@@ -66,7 +69,8 @@ def create_network(
     hash(module)
   except TypeError as error:
     raise UserError(
-        f"config.{section}.options is {options}; allowed are numbers, words and tuples of them: {error}.") from error
+        f"config.{section}.name is {name!r}, whose fields cannot be hashed; allowed in them are numbers, words and "
+        "tuples of them.") from error
   return module
 
 

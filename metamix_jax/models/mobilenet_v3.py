@@ -153,7 +153,7 @@ class MobileNetV3(nn.Module):
     x = QuantConv(self.scheme, "signed", HEAD_FACTOR * x.shape[-1], (1, 1), name="head")(x)
     x = hard_swish(norm("head_norm")(x, train=train))
     x = jnp.mean(x, axis=(1, 2))
-    weight_bits = self.penultimate_weight_bits or self.scheme.weight_bits
+    weight_bits = self.scheme.weight_bits if self.penultimate_weight_bits is None else self.penultimate_weight_bits
     x = QuantDense(
         dataclasses.replace(self.scheme, weight_bits=weight_bits), "hard_swish", self.last_channels,
         name="penultimate")(x)

@@ -20,6 +20,7 @@ program serves every assignment of bits.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import math
 
 from flax import linen as nn
@@ -78,7 +79,7 @@ class QuantLayer(nn.Module):
     if not self.has_variable("precision", "candidate") and not self.has_variable("precision", "probabilities"):
       return x
     step_sizes = self.get_variable("step_sizes", "activation")
-    codes = code_range(self._scheme_here().candidate_bits, self.input_range)
+    codes = code_range(self.scheme_here().candidate_bits, self.input_range)
     scales = step_size_gradient_scale(x.size * self._num_replicas(), codes.highest)
     shift = input_shift(self.input_range)
     shifted = x.astype(jnp.float32) + shift if shift else x  # Added in bfloat16, the shift would round x.
@@ -98,7 +99,7 @@ class QuantLayer(nn.Module):
     """
     if not self.has_variable("step_sizes", "weight"):
       return kernel
-    scheme, step_sizes = self._scheme_here(), self.get_variable("step_sizes", "weight")
+    scheme, step_sizes = self.scheme_here(), self.get_variable("step_sizes", "weight")
     codes = code_range(scheme.candidate_weight_bits or scheme.weight_bits, "signed")
     scales = step_size_gradient_scale(kernel.size, codes.highest)
     if not scheme.candidate_weight_bits:
@@ -115,8 +116,11 @@ class QuantLayer(nn.Module):
     return mix(kernel, step_sizes, probabilities, codes, scales)
 
   @nn.nowrap
-  def _scheme_here(self) -> QuantizationScheme:
-    return self.scheme.of_layer("/".join(self.path))
+  def scheme_here(self) -> QuantizationScheme:
+    """The scheme with what its `layer_bits` say of this layer; a kernel is searched only where the input is."""
+    scheme = self.scheme.of_layer("/".join(self.path))
+    pinned = isinstance(scheme.candidate_bits, tuple) and len(scheme.candidate_bits) == 1
+    return dataclasses.replace(scheme, candidate_weight_bits=()) if pinned else scheme
 
   def _num_replicas(self) -> int:
     axis_name = self.scheme.placement.axis_name

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import dataclasses
 import inspect
 import math
+import numbers
 import re
 from typing import Any
 
@@ -21,7 +22,9 @@ import jax.numpy as jnp
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import LayerCost
 from metamix_jax.nn.batch_norm import BatchNorm
+from metamix_jax.nn.checks import check_facts, check_quantizer
 from metamix_jax.nn.layers import QuantConv, QuantDense, QuantLayer
+from metamix_jax.nn.scheme import Quantizer
 
 # What a network may keep between two steps; the others are written anew by each pass that asks for them.
 KEPT_COLLECTIONS = ("params", "batch_stats")
@@ -37,11 +40,13 @@ class TracedNetwork:
     uncounted: parameters of two or more dimensions outside of quantised layers, "/" between the parts of their names:
       their operations stay in full precision, and no cost counts them.
     variables: shapes of its parameters and running statistics.
+    quantizers: of the quantised layers, each once.
   """
 
   layers: tuple[LayerCost, ...]
   uncounted: tuple[str, ...]
   variables: Any
+  quantizers: tuple[Quantizer, ...]
 
 
 def trace_layers(network: nn.Module, image_shape: tuple[int, int, int]) -> tuple[LayerCost, ...]:
@@ -64,7 +69,7 @@ def trace_network(network: nn.Module, image_shape: tuple[int, int, int]) -> Trac
     UserError: as `check_evaluation`, or one of the quantised layers cannot be searched or trained; the sentence says
       which and why.
   """
-  name, layers, calls = type(network).__name__, [], Counter()
+  name, layers, calls, quantizers = type(network).__name__, [], Counter(), []
 
   def record(call, args, kwargs, context):
     layer, path = context.module, "/".join(context.module.path)
@@ -74,6 +79,9 @@ def trace_network(network: nn.Module, image_shape: tuple[int, int, int]) -> Trac
     if isinstance(layer, QuantLayer) and context.method_name == "__call__":
       x = inspect.signature(type(layer).__call__).bind(layer, *args, **kwargs).args[1]
       layers.append(_cost(layer, path, x, y))
+      check_facts(layers[-1], name)
+      if layer.scheme.quantizer not in quantizers:
+        quantizers.append(layer.scheme.quantizer)
     return y
 
   variables, written = _evaluate(network, image_shape, record)
@@ -90,7 +98,7 @@ def trace_network(network: nn.Module, image_shape: tuple[int, int, int]) -> Trac
   sizes = traverse_util.flatten_dict(variables.get("params", {}), sep="/")
   layers = [
       dataclasses.replace(layer, weight_elements=math.prod(sizes[f"{layer.name}/kernel"].shape)) for layer in layers]
-  return TracedNetwork(tuple(layers), uncounted, variables)
+  return TracedNetwork(tuple(layers), uncounted, variables, tuple(quantizers))
 
 
 def check_evaluation(network: nn.Module, image_shape: tuple[int, int, int]) -> None:
@@ -119,13 +127,17 @@ def check_training(
     axis_name: of the pmap axis that the network's layers may use.
 
   Raises:
-    UserError: a layer keeps `batch_stats` and does not write its `batch_moments`, as BatchNorm does, from which they
-      are re-estimated.
+    UserError: a quantiser's function cannot be used; the network returns anything but logits in training; or a layer
+      keeps `batch_stats` and does not write its `batch_moments`, as BatchNorm does, from which they are re-estimated.
   """
   def train(variables, images):
-    _, written = network.apply(
+    logits, written = network.apply(
         variables, images, train=True, mutable=["batch_stats", "batch_moments"], rngs={"params": jax.random.key(0)})
+    _check_logits(network, logits, train=True)
     return written
+
+  for quantizer in traced.quantizers:
+    check_quantizer(quantizer, any(layer.candidate_weight_bits for layer in traced.layers))
 
   images = jax.ShapeDtypeStruct((1, 2, *image_shape), jnp.float32)
   written = jax.eval_shape(jax.vmap(train, (None, 0), axis_name=axis_name), traced.variables, images)
@@ -154,12 +166,12 @@ def _evaluate(network, image_shape, interceptor):
 
   def evaluate(variables, x):
     with nn.intercept_methods(interceptor):
-      return _without_random_numbers(network, lambda: network.apply(
+      logits, written = _without_random_numbers(network, lambda: network.apply(
           variables, x, train=False, mutable=["calibration"]))
+    _check_logits(network, logits, train=False)
+    return written
 
-  logits, written = jax.eval_shape(evaluate, variables, image)
-  _check_logits(network, logits)
-  return variables, written
+  return variables, jax.eval_shape(evaluate, variables, image)
 
 
 def _without_random_numbers(network: nn.Module, run: Callable[[], Any]) -> Any:
@@ -180,27 +192,30 @@ def _cost(layer: QuantLayer, path: str, x: Array, y: Array) -> LayerCost:
     macs = layer.macs(x.shape, y.shape)
   except NotImplementedError as error:
     raise UserError(f"the cost of layer {path} is not known: {error}.") from error
+  if isinstance(macs, numbers.Integral):
+    macs = int(macs)  # An integer of NumPy's, as np.prod returns it, is none for JSON.
   if isinstance(layer, QuantConv):
     kind = "depthwise" if layer.feature_group_count == x.shape[-1] > 1 else "conv"
   else:
     kind = "dense" if isinstance(layer, QuantDense) else "other"
-  scheme = layer.scheme.of_layer(path)
+  scheme = layer.scheme_here()
   return LayerCost(
       path, macs, math.prod(x.shape), scheme.candidate_bits, scheme.weight_bits, kind, layer.input_range,
       candidate_weight_bits=scheme.candidate_weight_bits)
 
 
-def _check_logits(network, logits):
-  """Raises UserError if a network of one image does not return logits [1, classes]."""
+def _check_logits(network, logits, train):
+  """Raises UserError if a network does not return logits: of one image in evaluation, of two in training."""
+  num_images, images, where = (2, "two images", " in training") if train else (1, "one image", "")
   num_classes = getattr(network, "num_classes", None)
-  if not isinstance(logits, jax.ShapeDtypeStruct):
+  if not isinstance(logits, Array):
     found = f"a {type(logits).__name__}"
-  elif len(logits.shape) != 2 or logits.shape[0] != 1 or num_classes not in (None, logits.shape[1]):
-    found = f"an array {list(logits.shape)} for one image"
+  elif logits.ndim != 2 or logits.shape[0] != num_images or num_classes not in (None, logits.shape[1]):
+    found = f"an array {list(logits.shape)} for {images}"
   else:
     return
   classes = "classes" if num_classes is None else num_classes
-  raise UserError(f"network {type(network).__name__} returns {found}; it must return logits [N, {classes}].")
+  raise UserError(f"network {type(network).__name__} returns {found}{where}; it must return logits [N, {classes}].")
 
 
 def _check_layers(network, names, calls, variables, written):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import pathlib
+import re
 from typing import Any
 
 from metamix_jax.method.bops import LayerCost
@@ -30,9 +31,10 @@ class ChosenTarget:
 
   @property
   def name(self) -> str:
-    """Returns the target's name in files: its first six digits, how it was chosen, whether there are further limits."""
+    """Returns the target's name in files: its first six digits, how it was chosen, and each further limit."""
     how = "" if self.searches else "_by_sensitivity"
-    return format_target(self.result.target_gbops) + how + ("_limited" if self.result.limits else "")
+    limits = "".join(f"_{limit.name}_{format_target(limit.most)}" for limit in self.result.limits)
+    return format_target(self.result.target_gbops) + how + re.sub(r"[^\w.+-]", "_", limits)
 
   @property
   def label(self) -> str:

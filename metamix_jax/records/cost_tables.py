@@ -54,7 +54,7 @@ def with_costs(
   return with_table(layers, name, unit, values, source)
 
 
-def check_costs(workdir: pathlib.Path, layers: Sequence[LayerCost], limits: Sequence[Limit] = ()) -> None:
+def check_costs(workdir: pathlib.Path, layers: Sequence[LayerCost], limits: Sequence[Limit]) -> None:
   """Checks that the costs of a run's layers and limits are those that it began with, which DIR/network.json has.
 
   Raises:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 import json
 import os
 import pathlib
+import threading
 from typing import Any
 
 from metamix_jax.errors import UserError
@@ -19,7 +20,8 @@ def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -
   Raises:
     UserError: the file cannot be written; an earlier file at `path` is unchanged.
   """
-  partial = path.with_name(f"{path.name}.partial")
+  # Several processes may write the same file, and each renames its own.
+  partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -73,7 +73,7 @@ class Limits:
     """Raises UserError if no assignment keeps a target and all limits, whatever a search may find."""
     if self:
       equal = {layer.name: np.zeros(len(layer.candidate_bits)) for layer in layers if layer.searched}
-      self.select(layers, equal, target, 0.0)
+      self.select(layers, equal, target, 1.0)  # All of the target may stay unused: any assignment below it will do.
 
   def _alone(self, layers, target):
     """Returns the least of each cost in words."""
@@ -95,9 +95,14 @@ def read_limits(layers: Sequence[LayerCost], words: Sequence[str], field: str) -
     field: names in errors where they stand.
 
   Raises:
-    UserError: one of them is wrong, or its file does not fit the layers.
+    UserError: one of them is wrong, or its file does not fit the layers; or bits of weights are searched, of which
+      further limits know nothing.
   """
   sums, peak_bytes = [], math.inf
+  if words and any(layer.candidate_weight_bits for layer in layers):
+    raise UserError(
+        f"{field} has {words[0]!r}, and config.quantization.candidate_weight_bits is not None; further limits are "
+        "allowed only where bits of activations alone are searched.")
   for text in words:
     cost, _, value = text.rpartition("=")
     try:

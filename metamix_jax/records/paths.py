@@ -23,13 +23,25 @@ def local_folder(path: str | os.PathLike) -> pathlib.Path:
   Raises:
     UserError: it is empty, or a URL such as gs://bucket/run.
   """
+  return local_path(path, "workdir")
+
+
+def local_path(path: str | os.PathLike, name: str) -> pathlib.Path:
+  """Returns the file or folder that a user names, with ~ expanded.
+
+  Args:
+    path: as the user wrote it.
+    name: of the field, flag or argument.
+
+  Raises:
+    UserError: it is empty, or a URL such as gs://bucket/table.csv.
+  """
   text = os.fspath(path)
   if not text:
-    raise UserError("the name of the workdir is empty; it must be a folder.")
+    raise UserError(f"{name} is empty; it must be a path.")
   if _URL.match(text):
     raise UserError(
-        f"workdir {text} is a URL; a run writes to a folder of a file system, so mount the bucket or choose a local"
-        " folder.")
+        f"{name} {text} is a URL; allowed are paths of a file system, so mount the bucket or choose a local path.")
   return pathlib.Path(os.path.expanduser(text))
 
 

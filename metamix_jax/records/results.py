@@ -177,7 +177,7 @@ class BitSelection:
 
   Attributes:
     targets: the selection of each target, ascending.
-    activation_stability: None without a search.
+    activation_stability: None where the meta-state is that of another run.
   """
 
   targets: tuple[TargetResult, ...]

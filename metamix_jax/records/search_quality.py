@@ -8,7 +8,7 @@ from typing import Any
 
 from metamix_jax.method.bops import LayerCost, complete_bits, gbops
 from metamix_jax.records.names import format_target
-from metamix_jax.records.results import check_bits, parse_results
+from metamix_jax.records.results import TargetResult, check_bits, parse_results
 
 # A selection that beats fewer random assignments is no better than chance: one random assignment in twenty beats more.
 CHANCE_PERCENT = 95.0
@@ -112,6 +112,11 @@ class SearchQuality:
   num_random_images: int
   settings: Mapping[str, Any]
   seconds: Mapping[str, float]
+
+  def is_of(self, results: Sequence[TargetResult]) -> bool:
+    """Tells whether it measures these selections: the same targets, with the same bits."""
+    measured = {target.target_gbops: target.selected.bits for target in self.targets}
+    return measured == {result.target_gbops: result.bits for result in results}
 
   def to_json(self) -> dict[str, Any]:
     """Returns all fields, and the verdict of each target."""

@@ -1,6 +1,6 @@
 """The contents of DIR/report/summary.json and DIR/network.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import importlib.metadata
 import platform
@@ -12,6 +12,7 @@ from metamix_jax.config_file import flatten
 from metamix_jax.method.bops import LayerCost, cost_name, cost_unit
 from metamix_jax.method.limits import Limit
 from metamix_jax.records.results import FULL_PRECISION_TOP1, BitSelection, UniformResult
+from metamix_jax.records.workdir import names_of_functions
 
 PACKAGES = ("metamix_jax", "jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections")
 
@@ -66,19 +67,22 @@ def version_of(package: str) -> str:
 
 
 def describe_network(
-    config: ml_collections.ConfigDict, layers: Sequence[LayerCost], limits: Sequence[Limit] = ()
+    config: ml_collections.ConfigDict, layers: Sequence[LayerCost], quantizer: Sequence[Callable],
+    limits: Sequence[Limit] = ()
 ) -> dict:
   """Returns the contents of DIR/network.json: static facts of the network, its layers in network order.
 
   Args:
     config: of the run.
     layers: every quantised layer.
+    quantizer: its functions, of which only the names are kept.
     limits: on sums of further costs; if there are any, "limits" has what each layer costs, {name: cost}, and the most.
   """
   described = {
       "network": config.network.name,
       "image_size": config.data.image_size,
       "layers": [_describe_layer(layer) for layer in layers],
+      "quantizer": names_of_functions(quantizer),
   }
   if limits:
     described["limits"] = [

@@ -1,6 +1,6 @@
 """The folder of a run, and the config and the data that it belongs to."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import json
 import logging
@@ -13,6 +13,7 @@ from metamix_jax.config_file import flatten
 from metamix_jax.errors import UserError
 from metamix_jax.records import folder_lock, multihost
 from metamix_jax.records.files import write_json
+from metamix_jax.records.results import parse_results
 
 logger = logging.getLogger("metamix_jax")
 
@@ -102,6 +103,28 @@ def check_data(workdir: pathlib.Path, description: Mapping[str, Any]) -> None:
     raise UserError(
         f"workdir {workdir} holds a run on other data: {change}; bring the earlier data back, or choose another"
         " workdir.")
+
+
+def check_quantizer(workdir: pathlib.Path, quantizer: Sequence[Callable]) -> None:
+  """Checks that the functions that quantise have the names that DIR/network.json has of them; config.json knows none.
+
+  Raises:
+    UserError: a run of this folder began with other functions.
+  """
+  path, names = workdir / "network.json", names_of_functions(quantizer)
+  if not path.exists():
+    return
+  earlier = parse_results(path, lambda: json.loads(path.read_text(encoding="utf-8")).get("quantizer", names))
+  if earlier != names:
+    raise UserError(
+        f"workdir {workdir} holds a run with another quantizer: it was {', '.join(map(str, earlier))} and is "
+        f"{', '.join(names)}; hand the same functions to `prepare`, or choose another workdir.")
+
+
+def names_of_functions(functions: Sequence[Callable]) -> list[str]:
+  """Returns the module and name of each function; of a callable object, those of its class."""
+  named = [function if hasattr(function, "__qualname__") else type(function) for function in functions]
+  return [f"{function.__module__}.{function.__qualname__}" for function in named]
 
 
 def _write_once(path, values):

@@ -1,6 +1,7 @@
 """The cost of a network layer by layer, as a table for a terminal."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 
 from metamix_jax.method.bops import (
     LayerCost,
@@ -24,19 +25,24 @@ def format_costs(
 
   Args:
     layers: every quantised layer.
-    activation_bits: bits by layer name.
+    activation_bits: bits by layer name; and the bits of searched kernels by their name, else layer.weight_bits.
     layer_bits: the patterns of the config; the report shows what each of them caught.
   """
   total, unit, name = gbops(layers, activation_bits), cost_unit(layers), cost_name(layers)
+  # Uniform bit-widths and the attainable range are those of `layers`, whatever was selected.
+  selected = [
+      dataclasses.replace(layer, weight_bits=activation_bits.get(layer.kernel_name, layer.weight_bits))
+      for layer in layers]
+  of_weights = weight_bytes(selected)
   width = max(len(layer.name) for layer in layers)
   lines = [f"{'layer':<{width}}  {'kind':<9}  {'MACs':>12}  weight bits  activation bits  share of {name}"]
-  for layer in layers:
+  for layer in selected:
     share = layer_gbops(layer, activation_bits[layer.name]) / total if total else 0.0
     note = "" if layer.searched else "  not searched" if layer.quantized else "  full precision"
     lines.append(
         f"{layer.name:<{width}}  {layer.kind:<9}  {layer.macs:>12,}  {layer.weight_bits:>11}  "
         f"{activation_bits[layer.name]:>15}  {share:>{9 + len(name)}.2%}{note}")
-  searched = [layer for layer in layers if layer.searched]
+  searched = [layer for layer in selected if layer.searched]
   fixed = " and ".join(
       f"{layer.name} ({layer.candidate_bits[0]}/{layer.weight_bits})" for layer in layers if not layer.searched)
   lines += _format_patterns(layers, layer_bits)
@@ -52,7 +58,7 @@ def format_costs(
       f"Attainable range           {lowest:12.6f} to {highest:.6f} {unit}",
       f"Activations read           {total_activation_bytes(layers, activation_bits):12.0f} bytes of one image, "
       f"{peak_activation_bytes(layers, activation_bits):.0f} of them by one layer at most",
-      *([] if weight_bytes(layers) is None else [f"Weights                    {weight_bytes(layers):12.0f} bytes"]),
+      *([] if of_weights is None else [f"Weights                    {of_weights:12.0f} bytes"]),
       "",
       "Rule: BOPs = sum of MACs x weight bits x activation bits over every convolution and dense layer, one image."
       if layers[0].cost is None else f"Rule: {name} = sum over the layers of their values in {unit}, one image.",

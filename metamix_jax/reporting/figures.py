@@ -42,27 +42,34 @@ _FIXED_ALPHA = 0.35  # Layers that are not searched, behind the searched ones.
 
 
 def bits_per_layer(target: TargetResult) -> Figure:
-  """Draws bars in network order: the selected bits of each layer's input, and the layer's share of the cost."""
-  layers, bits_of_layers, total, changed = target.layers, target.all_bits, target.gbops, target.changed
+  """Draws bars in network order: the selected bits of each layer's input, and the layer's share of the cost.
+
+  Where kernels were searched, the selected bits of each stand beside its bar, behind a slash.
+  """
+  layers, bits_of_layers, total = target.layers, target.all_bits, target.gbops
   figure = new_figure(
       f"Bits selected for each layer: {total:.4g} {cost_unit(layers)} of {format_target(target.target_gbops)}, "
       f"{target.average_activation_bits:.2f} activation bits on average", 10, figure_height(len(layers)))
   bits_axes, share_axes = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
   widths = sorted({bits for layer in layers if layer.quantized for bits in layer.candidate_bits})
-  shares = [100 * layer_gbops(layer, bits_of_layers[layer.name]) / total for layer in layers]
+  costs = [layer_gbops(layer, bits_of_layers[layer.name], bits_of_layers.get(layer.kernel_name)) for layer in layers]
+  shares = [100 * cost / total if total else 0.0 for cost in costs]  # A cost of its own may be 0 everywhere.
+  of_kernels = any(layer.candidate_weight_bits for layer in layers)
   for row, (layer, share) in enumerate(zip(layers, shares, strict=True)):
     style = {"edgecolor": BLACK, "linewidth": 0.4, "height": 0.72, **KIND_STYLES[layer.kind],
              "alpha": 1.0 if layer.searched else _FIXED_ALPHA}
     bits = bits_of_layers[layer.name]
-    shown, words = (bits, str(bits)) if layer.quantized else (1.15 * widths[-1], "full precision")
+    words = f"{bits}/{bits_of_layers.get(layer.kernel_name, layer.weight_bits)}" if of_kernels else f"{bits}"
+    shown, words = (bits, words) if layer.quantized else (1.15 * widths[-1], "full precision")
     bits_axes.barh(row, shown, **style)
     share_axes.barh(row, share, **style)
-    note = f"  (most probable: {changed[layer.name][0]})" if layer.name in changed else ""
-    bits_axes.text(shown + 0.08, row, f"{words}{note}", va="center", fontsize=7)
+    bits_axes.text(shown + 0.08, row, f"{words}{_most_probable(target, layer)}", va="center", fontsize=7)
     share_axes.text(share + 0.01 * max(shares), row, f"{share:.1f}", va="center", fontsize=7)
   label_layers(bits_axes, [layer.name for layer in layers])
-  bits_axes.set(xlabel="bits of the input activations", xlim=(0, widths[-1] * 1.4), xticks=[0, *widths])
-  share_axes.set(xlabel=f"share of the {cost_name(layers)} at these bits [%]", xlim=(0, 1.12 * max(shares)))
+  bits_axes.set(
+      xlabel="bits of the input activations" + ("; beside the bars: activations/weights" if of_kernels else ""),
+      xlim=(0, widths[-1] * 1.4), xticks=[0, *widths])
+  share_axes.set(xlabel=f"share of the {cost_name(layers)} at these bits [%]", xlim=(0, 1.12 * max(shares) or 1.0))
   share_axes.tick_params(left=False)
   for axes in (bits_axes, share_axes):
     axes.grid(axis="x")
@@ -71,6 +78,14 @@ def bits_per_layer(target: TargetResult) -> Figure:
   handles.append(Patch(facecolor=GREY, edgecolor=BLACK, linewidth=0.4, alpha=_FIXED_ALPHA, label="paler: not searched"))
   figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
   return figure
+
+
+def _most_probable(target, layer):
+  """Returns a note with the most probable bits of a layer, and of its kernel if that is searched, where they differ."""
+  names = [layer.name, layer.kernel_name] if layer.candidate_weight_bits else [layer.name]
+  if not any(name in target.changed for name in names):
+    return ""
+  return f"  (most probable: {'/'.join(str(target.most_probable_bits[name]) for name in names)})"
 
 
 def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:

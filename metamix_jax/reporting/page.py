@@ -101,6 +101,7 @@ def _status(run):
 def _selection_table(run):
   """Returns a table with one row for each assignment: targets first, then references."""
   widths, rows = candidate_widths(run.layers), []
+  searched = [layer.name for layer in run.layers if layer.searched]
 
   def layers_at(bits):
     return " / ".join(str(sum(value == width for value in bits)) for width in widths)
@@ -110,12 +111,11 @@ def _selection_table(run):
   for label, result in results:
     missed = "" if result.target_met else " (missed)"
     rows.append([label, format_target(result.target_gbops) + missed, f"{result.gbops:.6g}",
-                 f"{result.average_activation_bits:.2f}", layers_at(result.bits.values()),
+                 f"{result.average_activation_bits:.2f}", layers_at([result.bits[name] for name in searched]),
                  *map(_percent, (result.meta_state_top1, result.stage_a_top1, result.final_top1))])
-  num_searched = sum(layer.searched for layer in run.layers)
   for result in run.uniform_results:
     rows.append([f"all searched layers at {result.bits} bits", _NOTHING, f"{result.gbops:.6g}",
-                 f"{result.average_activation_bits:.2f}", layers_at([result.bits] * num_searched),
+                 f"{result.average_activation_bits:.2f}", layers_at([result.bits] * len(searched)),
                  _percent(result.top1), _NOTHING, _NOTHING])
   rows.append(["full precision", *[_NOTHING] * 6, _percent(run.full_precision_top1)])
   header = ["assignment", f"target [{run.unit}]", f"cost [{run.unit}]", "average bits",
@@ -130,7 +130,9 @@ def _search_quality_table(run):
   """Returns the verdict of each target and a table with one row for each assignment, the selection first."""
   quality = run.search_quality
   if quality is None:
-    return (f"<p>Not measured. scripts/search_quality.py {html.escape(str(run.folder))} compares the selection with "
+    why = ("report/search_quality.json is of an earlier selection." if run.search_quality_is_outdated
+           else "Not measured.")
+    return (f"<p>{why} scripts/search_quality.py {html.escape(str(run.folder))} compares the selection with "
             "random and other assignments of the same cost.</p>")
   verdicts = [f"<li>{html.escape(f'{format_target(target.target_gbops)} {run.unit}: {target.verdict}')}</li>"
               for target in quality.targets]
@@ -142,13 +144,22 @@ def _search_quality_table(run):
 
 
 def _layer_table(run):
+  """Returns a table with one row for each layer: selected bits of its input, and of its kernel where some are searched.
+  """
+  of_kernels = any(layer.candidate_weight_bits for layer in run.layers)
   results = [*run.target_results, *(chosen.result for chosen in run.chosen_targets)]
   header = ["layer", "kind", "multiply-accumulates", "weight bits"] + [
-      f"bits at {format_target(result.target_gbops)} {run.unit}" for result in results]
+      f"{of}bits at {format_target(result.target_gbops)} {run.unit}" for result in results
+      for of in (("", "weight ") if of_kernels else ("",))]
   assignments = [result.all_bits for result in results]
+
+  def selected(layer, bits):
+    return [bits[layer.name], *([bits.get(layer.kernel_name, layer.weight_bits)] if of_kernels else [])]
+
   return _table(header, (
-      [layer.name + _note(layer), layer.kind, f"{layer.macs:,}", layer.weight_bits] + [
-          bits[layer.name] for bits in assignments] for layer in run.layers))
+      [layer.name + _note(layer), layer.kind, f"{layer.macs:,}",
+       " / ".join(map(str, layer.candidate_weight_bits)) or layer.weight_bits] + [
+           cell for bits in assignments for cell in selected(layer, bits)] for layer in run.layers))
 
 
 def _note(layer):

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from metamix_jax.records.results import (
 )
 from metamix_jax.records.search_quality import SearchQuality, read_search_quality
 
+_KINDS = ("conv", "depthwise", "dense", "other")  # Of LayerCost.
+
 
 @dataclasses.dataclass(frozen=True)
 class SavedRun:
@@ -37,8 +40,9 @@ class SavedRun:
     records: the lines of DIR/metrics.jsonl.
     results: {phase: results} of each finished phase, from DIR/checkpoints/PHASE.json.
     summary: contents of DIR/report/summary.json; None: the run is not finished.
-    search_quality: of DIR/report/search_quality.json; None: it was not measured.
+    search_quality: of DIR/report/search_quality.json; None: it was not measured, or is outdated.
     chosen_targets: of DIR/report/chosen_targets.json, ascending; (): no target was chosen after the search.
+    search_quality_is_outdated: True if DIR/report/search_quality.json is there, but of other bits than the selected.
   """
 
   folder: pathlib.Path
@@ -49,6 +53,7 @@ class SavedRun:
   summary: Mapping[str, Any] | None
   search_quality: SearchQuality | None = None
   chosen_targets: tuple[ChosenTarget, ...] = ()
+  search_quality_is_outdated: bool = False
 
   @functools.cached_property
   def targets(self) -> list[float]:
@@ -146,15 +151,20 @@ def read(folder: pathlib.Path) -> SavedRun:
     raise UserError(f"{folder} is no folder of a run: there is no config.json in it.")
   config = _parse(folder / "config.json", _config)
   layers = _parse(folder / "network.json", _layers)
-  records = _parse(folder / "metrics.jsonl", _records) if (folder / "metrics.jsonl").exists() else ()
-  results = {path.stem: _parse(path, _results) for path in sorted((folder / "checkpoints").glob("*.json"))}
+  records = _parse(folder / "metrics.jsonl", records_of) if (folder / "metrics.jsonl").exists() else ()
+  results = {path.stem: _parse(path, functools.partial(_results, path.stem))
+             for path in sorted((folder / "checkpoints").glob("*.json"))}
   summary = folder / "report" / "summary.json"
+  if layers[0].cost is not None:
+    parse_results(folder / "config.json", lambda: config["arch.cost"], beside=(folder / "network.json",))
   run = SavedRun(
-      folder, config, layers, records, results, _parse(summary, _object) if summary.exists() else None,
+      folder, config, layers, records, results, _parse(summary, _summary) if summary.exists() else None,
       read_search_quality(folder, layers), read_chosen_targets(folder, layers, config["arch.target_tolerance"]))
   beside = (folder / "network.json", folder / "config.json")
   parse_results(folder / "checkpoints" / "bit_selection.json", lambda: run.activation_stability, beside=beside)
   parse_results(folder / "checkpoints" / "meta_evaluation.json", lambda: run.uniform_results, beside=beside)
+  if run.search_quality is not None and not run.search_quality.is_of(run.target_results):
+    return dataclasses.replace(run, search_quality=None, search_quality_is_outdated=True)
   return run
 
 
@@ -173,18 +183,35 @@ def _object(text):
 
 def _config(text):
   config = _object(text)
-  for name in ("arch.target_gbops", "arch.target_tolerance", "network.name", "data.name", "seed",
-               *(f"{phase}.epochs" for phase in TRAINING_PHASES)):
+  for name in ("arch.target_gbops", "network.name", "data.name", "seed"):
     config[name]  # KeyError: not a config of a run.
   for target in _as_list(config["arch.target_gbops"]):
-    float(target)
+    _check_number("arch.target_gbops", target)
+  for name in ("arch.target_tolerance", *(f"{phase}.epochs" for phase in TRAINING_PHASES)):
+    _check_number(name, config[name])
   return config
 
 
-def _results(text):
+def _results(phase, text):
   results = _object(text)
-  float(results["seconds"])  # Every phase has them.
+  top1s = {"pretraining": FULL_PRECISION_TOP1} | TOP1_OF_STAGE
+  # A stage of one target among several has the target at the end of its name. BitSelection and MetaEvaluation check
+  # what the other two phases have besides.
+  for name in ("seconds", *(top1 for section, top1 in top1s.items() if phase.startswith(section))):
+    _check_number(name, results[name])
   return results
+
+
+def _summary(text):
+  summary = _object(text)
+  if not isinstance(summary.get("versions", {}), dict):
+    raise TypeError("'versions' is no JSON object")
+  return summary
+
+
+def _check_number(name, value):
+  if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:  # False for NaN as well.
+    raise ValueError(f"{name!r} is {value!r}; it must be a number")
 
 
 def _layers(text):
@@ -192,7 +219,13 @@ def _layers(text):
   for entry in _object(text)["layers"]:
     values = {field.name: entry[field.name] for field in dataclasses.fields(LayerCost)
               if field.default is dataclasses.MISSING}
+    for name in ("macs", "input_elements", "weight_bits"):
+      _check_number(name, values[name])
+    if not isinstance(values["name"], str) or values["kind"] not in _KINDS:
+      raise ValueError(f"layer {values['name']!r} is of the kind {values['kind']!r}; allowed are {_KINDS}")
     candidate_bits = tuple(map(int, values["candidate_bits"]))
+    if not candidate_bits:
+      raise ValueError(f"layer {values['name']!r} has no candidate bits")
     layers.append(LayerCost(
         **values | {"candidate_bits": candidate_bits}, weight_elements=entry.get("weight_elements"),
         cost=_cost(entry.get("cost"), len(candidate_bits)),
@@ -211,7 +244,8 @@ def _cost(values, num_candidates):
   return CostTable(str(values["name"]), str(values["unit"]), costs)
 
 
-def _records(text):
+def records_of(text: str) -> tuple[dict[str, Any], ...]:
+  """Returns the lines of metrics.jsonl, but for an incomplete last one; raises ValueError for one that is no record."""
   whole, _, _ = text.rpartition("\n")  # An incomplete last line is still being written.
   records = []
   for number, line in enumerate(whole.splitlines(), 1):

@@ -191,8 +191,9 @@ def _run_on(cores):
 def _time_left(seconds, number, parallel):
   if not seconds:
     return ""
-  minutes = statistics.mean(seconds) * math.ceil(number / parallel) / 60
-  return f", about {minutes // 60:.0f}:{minutes % 60:02.0f} h left"
+  # Rounded first: 59.7 minutes are an hour.
+  hours, minutes = divmod(round(statistics.mean(seconds) * math.ceil(number / parallel) / 60), 60)
+  return f", about {hours}:{minutes:02} h left"
 
 
 def _shared_cache(run):

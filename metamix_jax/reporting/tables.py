@@ -4,6 +4,8 @@ from metamix_jax.records.names import format_target
 from metamix_jax.records.search_quality import AssignmentScore, SearchQuality
 from metamix_jax.reporting.saved_run import SavedRun
 
+_COMMAND = "scripts/search_quality.py"
+
 
 def format_table(run: SavedRun) -> str:
   """Returns the results of a finished run as text: the layers of a single target, or the curve of several.
@@ -28,8 +30,10 @@ def format_table(run: SavedRun) -> str:
 
 def _search_verdicts(run):
   """Returns a line for each target that says how good its selection is; one line where it was not measured."""
+  if run.search_quality_is_outdated:
+    return [f"report/search_quality.json is of an earlier selection; to measure it again: {_COMMAND} {run.folder}"]
   if run.search_quality is None:
-    return [f"How good the search is was not measured: scripts/search_quality.py {run.folder}"]
+    return [f"How good the search is was not measured: {_COMMAND} {run.folder}"]
   return [f"Search for {format_target(target.target_gbops)} {run.unit}: the selection {_sentence(target)}"
           for target in run.search_quality.targets]
 
@@ -68,7 +72,8 @@ def _cell(value, width, digits):
 def _format_target(run):
   """Returns the lines of the only target: its layers, cost and top-1s."""
   result, = run.target_results
-  lines = ["", "Bits selected for each layer's input activations"]
+  of_kernels = any(layer.candidate_weight_bits for layer in result.layers)
+  lines = ["", "Bits selected for each layer's input activations" + (" and kernel" if of_kernels else "")]
   lines += [f"  {name:<24} {bits}" for name, bits in result.bits.items()]
   lines += ["", f"Cost of one image [{run.unit}]"]
   lines += [f"  all searched layers at {uniform.bits} bits {uniform.gbops:>12.6f}" for uniform in run.uniform_results]

@@ -7,6 +7,7 @@ import logging
 import pathlib
 from typing import Any, TypeAlias
 
+from flax import traverse_util
 import jax
 import ml_collections
 import numpy as np
@@ -47,6 +48,7 @@ class TrainingContext:
     arch_optimizer: (learning rate or schedule) -> Optax transformation of alpha.
     alternation: the steps on each batch of the search.
     limits: on costs besides the target's, for the search and the selection.
+    quantizer: the functions that quantise, which the network's layers have; the folder of a run keeps their names.
   """
 
   config: ml_collections.ConfigDict
@@ -58,6 +60,7 @@ class TrainingContext:
   arch_optimizer: MakeOptimizer
   alternation: Alternation = alternate
   limits: Limits = Limits()
+  quantizer: Quantizer = LSQ
 
   def place(self, batches: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, jax.Array]]:
     """Moves batches [N, ...] to the devices of this process, [devices, N / devices, ...], a few ahead of their use."""
@@ -107,7 +110,7 @@ def prepare(
   return TrainingContext(
       config, source, network, teacher,
       parallel.make_programs(functions=steps, matmul_precision=config.matmul_precision),
-      make_weight_optimizer(config), make_arch_optimizer(config), limits=limits)
+      make_weight_optimizer(config), make_arch_optimizer(config), limits=limits, quantizer=quantizer)
 
 
 def make_weight_optimizer(config: ml_collections.ConfigDict) -> MakeOptimizer:
@@ -214,7 +217,26 @@ def _check_weights(config, network, teacher, image_shape):
   if config.pretraining.weights is not None and config.meta_state_from is None:
     fresh = network.layers[-1].name if config.pretraining.new_classifier else None
     shapes = pretrained.variable_shapes(network.module, image_shape)
+    if fresh is not None:
+      _check_new_classifier(fresh, network, shapes["weights"])
     pretrained.load(config.pretraining.weights, config.network.name, shapes, fresh)
   if teacher is not None and config.teacher.weights != RANDOM_WEIGHTS:
     shapes = pretrained.variable_shapes(teacher.module, image_shape)
     pretrained.load(config.teacher.weights, config.teacher.name, shapes)
+
+
+def _check_new_classifier(name, network, weights):
+  """Raises UserError unless the quantised layer `name`, which is to start anew, is what returns the logits."""
+  sizes, module = traverse_util.flatten_dict(weights, sep="/"), type(network.module).__name__
+  outputs = sizes[f"{name}/kernel"].shape[-1]
+  num_classes = getattr(network.module, "num_classes", outputs)
+  if outputs != num_classes:
+    raise UserError(
+        f"config.pretraining.new_classifier is True, and {name}, the last quantised layer of {module}, has {outputs} "
+        f"outputs; allowed is a network whose last quantised layer is its classifier, with {num_classes}.")
+  quantized = {layer.name for layer in network.layers}
+  for path, leaf in sizes.items():
+    if leaf.ndim >= 2 and leaf.shape[-1] == num_classes and path.rpartition("/")[0] not in quantized:
+      raise UserError(
+          f"config.pretraining.new_classifier is True, and {path} of {module} has as many outputs as {name}, "
+          f"{num_classes}; allowed is a network in which only a quantised layer can be the classifier.")

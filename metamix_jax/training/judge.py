@@ -11,6 +11,7 @@ import numpy as np
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import LayerCost, complete_bits, gbops
 from metamix_jax.method.precision import assigned_precision
+from metamix_jax.records.files import not_written, write_text
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.evaluation import average_batch_statistics, num_reestimation_batches
 from metamix_jax.training.parallel import fetch
@@ -155,7 +156,11 @@ class ScoreFile:
     self.path = path
     self._scores: dict[tuple[str, tuple[int, ...]], tuple[float, float]] = {}
     header = json.dumps(depends_on, sort_keys=True)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+      text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+    except OSError as error:
+      raise UserError(f"{path} cannot be read ({error.strerror}); delete it, or give access to it.") from error
+    lines = text.splitlines()
     try:
       if lines and lines[0] == header:
         for line in lines[1:]:
@@ -163,11 +168,9 @@ class ScoreFile:
           self._scores[entry["judge"], tuple(entry["bits"])] = float(entry["loss"]), float(entry["top1"])
     except (ValueError, KeyError, TypeError):
       pass  # A line that an interruption cut: its assignment is scored again.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-      file.write(f"{header}\n")
-      for (judge, bits), (loss, top1) in self._scores.items():
-        file.write(self._line(judge, bits, loss, top1))
+    kept = f"{header}\n" + "".join(self._line(*key, *scores) for key, scores in self._scores.items())
+    if kept != text:
+      write_text(path, kept)
 
   def mean_scores(self, name: str, judge: Judge, bits: Mapping[str, int]) -> tuple[float, float]:
     """Returns (mean loss in nats, top-1 in percent) of an assignment, from the file or from a judge called `name`."""
@@ -175,8 +178,11 @@ class ScoreFile:
     if key not in self._scores:
       scores = judge.score(bits)
       self._scores[key] = float(np.mean(scores.losses, dtype=np.float64)), 100 * float(np.mean(scores.correct))
-      with self.path.open("a", encoding="utf-8") as file:
-        file.write(self._line(*key, *self._scores[key]))
+      try:
+        with self.path.open("a", encoding="utf-8") as file:
+          file.write(self._line(*key, *self._scores[key]))
+      except OSError as error:
+        raise not_written(self.path, error) from error
     return self._scores[key]
 
   @staticmethod

@@ -156,6 +156,7 @@ def train(
     progress.close()
   targets.close()
   in_flight.wait()
+  _check_finite(context, phase, state)  # Of the steps since the last look.
   if checkpoints is None:
     return state, None
   checkpoints.close()

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import dataclasses
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.records.clock import Clock
 from metamix_jax.records.kept_targets import TopTargets
 from metamix_jax.records.names import TRAINING_PHASES, targets
+from metamix_jax.records.paths import local_path
 from metamix_jax.training.alternation import search_alone
 from metamix_jax.training.context import TrainingContext, penalty_weights
 from metamix_jax.training.evaluation import evaluate
@@ -230,7 +230,8 @@ def _targets_of(context: TrainingContext, teacher: Teacher | None) -> LabelTarge
   settings = context.config.teacher
   if settings.kept_targets is None:
     return TeacherTargets(context, teacher)
-  root, max_bytes = pathlib.Path(settings.kept_targets), settings.kept_gigabytes * 1e9
+  root = local_path(settings.kept_targets, "config.teacher.kept_targets")
+  max_bytes = settings.kept_gigabytes * 1e9
   if settings.kept_classes is None:
     return KeptTeacherTargets(context, teacher, root, max_bytes)
   return KeptTopTargets(context, teacher, root, max_bytes, TopTargets(settings.kept_classes))

@@ -17,10 +17,35 @@ import numpy as np
 import optax
 
 from metamix_jax.errors import UserError
+from metamix_jax.nn.scheme import LSQ, Quantizer
 from metamix_jax.records.alpha import BIT_SELECTION, check_saved_search, read_alpha
+from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.saved_arrays import DifferentTree, restore, words_of
-from metamix_jax.training.context import TrainingContext
+from metamix_jax.records.workdir import check_data, check_quantizer, load_config_of_run
+from metamix_jax.training.context import TrainingContext, prepare
 from metamix_jax.training.state import MetaState, create_meta_state
+
+
+def open_run(workdir: pathlib.Path, quantizer: Quantizer = LSQ) -> TrainingContext:
+  """Builds the context of the run in a folder from its config.json, for what looks at the run afterwards.
+
+  Args:
+    workdir: DIR of the run.
+    quantizer: the functions that the run quantised with.
+
+  Raises:
+    UserError: the folder does not hold a run; or its data, its cost tables or its quantiser are others than they were.
+  """
+  context = prepare(load_config_of_run(workdir), quantizer)
+  check_run(context, workdir)
+  return context
+
+
+def check_run(context: TrainingContext, workdir: pathlib.Path) -> None:
+  """Checks that what is outside of the config is as it was when the run in a folder began; UserError as `open_run`."""
+  check_data(workdir, context.data.description)
+  check_costs(workdir, context.network.layers, context.limits.sums)
+  check_quantizer(workdir, context.quantizer)
 
 
 @dataclasses.dataclass(frozen=True)

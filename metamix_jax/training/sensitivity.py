@@ -32,7 +32,9 @@ def measure_sensitivity(
     UserError: the batches that re-estimate batch statistics leave none.
   """
   judge = training_judge(context, meta, judging_batches)
-  scores = ScoreFile(workdir / FILE, {"meta_state": digest_of_state(meta), "judging_batches": judging_batches})
+  scores = ScoreFile(workdir / FILE, {
+      "meta_state": digest_of_state(meta), "judging_batches": judging_batches,
+      "reestimation_batches": context.config.reestimation_batches})
   return losses_one_layer_at_a_time(
       context.network.layers, lambda bits: scores.mean_scores("training batches", judge, bits)[0])
 

@@ -8,12 +8,12 @@ import pathlib
 import platform
 
 import jax
-import jaxlib
 import numpy as np
 
 from metamix_jax.data.cores import available_cores
 from metamix_jax.records import multihost
 from metamix_jax.records.kept_targets import WHOLE, KeptTargets, WholeTargets
+from metamix_jax.records.summary import version_of
 from metamix_jax.records.workdir import CHANGEABLE
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.fingerprint import digest_of_tree
@@ -154,7 +154,10 @@ def _facts(context, teacher, batch_size):
       "fields": {name: value for name, value in context.config.data.to_dict().items()
                  if f"data.{name}" not in CHANGEABLE},
       "teacher": digest_of_tree((teacher.weights, teacher.batch_stats)),
-      "program": hashlib.sha256(program.encode()).hexdigest(), "jaxlib": jaxlib.__version__}
+      "program": hashlib.sha256(program.encode()).hexdigest(),
+      # What decodes, shuffles and crops the images.
+      "versions": {name: version_of(name) for name in (
+          "jaxlib", "metamix_jax", "numpy", "tensorflow", "tensorflow-datasets")}}
 
 
 def _host():

@@ -15,7 +15,6 @@ the median over the rounds of the ratio within a round, because ratios vary less
 
 import dataclasses
 import functools
-import pathlib
 import statistics
 import time
 
@@ -28,8 +27,9 @@ from plain_quantizers import PLAIN
 import synthetic
 import torch_step
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.command_line import define_path, exit_on_user_error, flags_parser
 from metamix_jax.data.cores import available_cores
+from metamix_jax.errors import UserError
 from metamix_jax.method.bops import candidate_widths, lowest_bits
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.records import files
@@ -40,9 +40,10 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python f
 _COMPARE = flags.DEFINE_multi_enum("compare", [], ["native", "torch"], "What to time as well.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each step is measured, after one that is not.", lower_bound=1)
 _STEPS = flags.DEFINE_list("steps", None, "Names of the steps to time besides F and T; by default all.")
-JSON = flags.DEFINE_string("json", None, "File for the figures.")
+JSON = define_path("json", None, "File for the figures.")
 
 F, T, TORCH = "F: full precision", "T: teacher", "PyTorch full precision"
+STEPS = ("bit-meta", "bit-search", "stage A", "stage B", "evaluation")
 
 
 @exit_on_user_error("bench")
@@ -53,10 +54,13 @@ def main(argv):
   config = CONFIG.value
   if JSON.value is not None:
     files.check_writable(JSON.value)
+  names = _STEPS.value and [F, T, *_STEPS.value]
+  for name in _STEPS.value or ():
+    if name not in STEPS:
+      raise UserError(f"--steps names {name!r}; allowed are {', '.join(STEPS)}.")
   networks = context.networks_without_data(config)
   # Before anything is compiled: PyTorch may be missing.
   torch_run = torch_step.full_precision_step(config) if "torch" in _COMPARE.value else None
-  names = _STEPS.value and [F, T, *_STEPS.value]
   programs, measured = compile_steps(config, *networks, names)
   if "native" in _COMPARE.value:
     plain = [network and with_plain_quantizers(network) for network in networks]
@@ -81,7 +85,7 @@ def main(argv):
       "teacher": config.teacher.name, "device": jax.devices()[0].device_kind, "num_devices": jax.device_count(),
       "cores": available_cores(), "matrix_multiply_gflops": peak, "jax": jax.__version__}
   if JSON.value is not None:
-    files.write_json(pathlib.Path(JSON.value), {"facts": facts, "steps": table, "seconds": seconds})
+    files.write_json(JSON.value, {"facts": facts, "steps": table, "seconds": seconds})
   print(", ".join(
       f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()))
   print("\n| step | ms | images/s | in F | to its floor | in PyTorch F | compile [s] | temporaries [MB] | GFLOP | "

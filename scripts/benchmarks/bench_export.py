@@ -17,12 +17,12 @@ import jax
 import numpy as np
 import onnxruntime
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser, folder_of_run
+from metamix_jax.command_line import exit_on_user_error, flags_parser, folder_of_run, numbers_of
 from metamix_jax.export import evaluator, memory, onnx_files, saved_network, stablehlo
 from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 
 _BATCHES = flags.DEFINE_list("batches", ["1", "32"], "Batch sizes.")
-_REPEATS = flags.DEFINE_integer("repeats", 30, "Calls that are timed, after one that is not.")
+_REPEATS = flags.DEFINE_integer("repeats", 30, "Calls that are timed, after one that is not.", lower_bound=1)
 
 
 def milliseconds(call, images):
@@ -40,7 +40,7 @@ def milliseconds(call, images):
 def main(argv):
   """Prints one line for each file."""
   absl_logging.set_verbosity(absl_logging.FATAL)
-  workdir = folder_of_run(argv)
+  workdir, sizes = folder_of_run(argv), numbers_of(_BATCHES.value, "--batches")
   folder = workdir / "export"
   saved = saved_network.read(workdir)
   network, variables = saved.network, dict(saved.variables)
@@ -66,7 +66,7 @@ def main(argv):
     calls[f"{name}, ONNX Runtime"] = lambda images, session=session: session.run(None, {"image": images})
   calls["program.npz, NumPy"] = lambda images: evaluator.evaluate(program, images)
   rng = np.random.default_rng(0)
-  batches = [rng.integers(0, 256, (int(size), *saved.image_shape), dtype=np.uint8) for size in _BATCHES.value]
+  batches = [rng.integers(0, 256, (size, *saved.image_shape), dtype=np.uint8) for size in sizes]
   print(f"{'milliseconds':28}" + "".join(f"{f'batch {len(images)}':>12}" for images in batches))
   for name, call in calls.items():
     print(f"{name:28}" + "".join(f"{milliseconds(call, images):12.2f}" for images in batches), flush=True)

@@ -9,7 +9,6 @@ log quantity: 1 means proportional; for resolution, 2 means proportional to the 
 """
 
 import copy
-import pathlib
 import statistics
 import time
 
@@ -21,12 +20,12 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 import numpy as np
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.command_line import define_path, exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
 from metamix_jax.records import files
 from metamix_jax.training import context
 
-_PLOT = flags.DEFINE_string("plot", None, "PNG for the plot.")
+_PLOT = define_path("plot", None, "PNG for the plot.")
 # Okabe and Ito's, which colour-blind people can tell apart.
 COLOURS = {"bit-meta": "#0072B2", "bit-search": "#D55E00"}
 BIT_WIDTHS = ((4, 8), (3, 4, 8), (3, 4, 6, 8), (2, 3, 4, 6, 8), (2, 3, 4, 5, 6, 8))
@@ -54,7 +53,7 @@ def main(argv):
       table[quantity][name] = {"ms": [1000 * value for value in seconds], "slope": slope}
     jax.clear_caches()
   if bench.JSON.value is not None:
-    files.write_json(pathlib.Path(bench.JSON.value), table)
+    files.write_json(bench.JSON.value, table)
   if _PLOT.value is not None:
     plot(table, _PLOT.value)
   print("| varied | values | bit-meta [ms] | slope | bit-search [ms] | slope |\n|---|---|---|---|---|---|")

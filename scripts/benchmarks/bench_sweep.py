@@ -17,13 +17,13 @@ import time
 
 from absl import app, flags
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.command_line import define_path, exit_on_user_error, flags_parser
 from metamix_jax.config_file import load_config
 from metamix_jax.errors import UserError
 from metamix_jax.reporting import sweep as sweeps
 
 ROOT = pathlib.Path(__file__).parents[2]
-_SWEEP = flags.DEFINE_string("sweep", str(ROOT / "configs" / "sweeps" / "digit_pairs_short.py"), "The sweep's config.")
+_SWEEP = define_path("sweep", ROOT / "configs" / "sweeps" / "digit_pairs_short.py", "The sweep's config.")
 _PARALLEL = flags.DEFINE_integer("parallel", 2, "Runs at once, of the second sweep.", lower_bound=2)
 
 
@@ -31,7 +31,7 @@ _PARALLEL = flags.DEFINE_integer("parallel", 2, "Runs at once, of the second swe
 def main(argv):
   """Runs both sweeps and prints a table; a UserError becomes one sentence and status 2."""
   del argv
-  path = pathlib.Path(_SWEEP.value).absolute()
+  path = _SWEEP.value.absolute()
   os.chdir(ROOT)  # The base of a sweep is a path from there.
   config = load_config(path)
   with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ from absl import logging as absl_logging
 import bench
 import numpy as np
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.command_line import exit_on_user_error, flags_parser, numbers_of
 from metamix_jax.method.bops import attainable_range
 from metamix_jax.records import files
 from metamix_jax.training import context
@@ -34,7 +34,7 @@ def main(argv):
   absl_logging.set_verbosity(absl_logging.WARNING)
   if bench.JSON.value is not None:
     files.check_writable(bench.JSON.value)
-  config, counts = bench.CONFIG.value, [int(count) for count in _COUNTS.value]
+  config, counts = bench.CONFIG.value, numbers_of(_COUNTS.value, "--counts")
   networks = context.networks_without_data(config)
   shared, _ = bench.compile_steps(config, *networks, [bench.T, "bit-meta"])
   searches, facts = {}, {}

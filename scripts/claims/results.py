@@ -102,7 +102,7 @@ def write_result(
   write_json(result_file(folder, letter, seed), {
       "claim": letter, "seed": seed, "values": values,
       "seconds": {name: round(value, 1) for name, value in seconds.items()},
-      "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": _commit(), "device": device,
+      "date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": commit_of_code(), "device": device,
       "versions": current_versions(),
       "config": settings_of(config)})
 
@@ -134,7 +134,7 @@ def _read(path, config):
 
 
 @functools.cache  # A process goes on with the code that it has loaded.
-def _commit():
+def commit_of_code() -> str:
   """Returns the commit of the code, with "and changes" where files that make results differ from it."""
   git = lambda *arguments: subprocess.run(
       ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)

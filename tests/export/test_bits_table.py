@@ -1,12 +1,14 @@
 """bits.json and bits.csv: what they say of a network, and that the schema describes and delimits it."""
 
 import csv
+import dataclasses
 import json
 
 import pytest
 
 from metamix_jax.export import bits_table, folding
 from metamix_jax.method.bops import gbops
+from metamix_jax.method.costs import with_activation_bytes, with_table
 from tests.helpers.exported_networks import random_network
 from tests.helpers.files import ROOT
 
@@ -74,6 +76,26 @@ def test_the_table_says_what_the_network_is(folder, network):
       "weights": 600, "macs": 25 * 600, "bops": 25 * 600 * bits * 4}
   assert (stem["lowest_code"], stem["highest_code"], stem["input_shift"], stem["kind"]) == (-127, 127, 0, "conv")
   assert stem["bops"] == 9 * 9 * 8 * 27 * 64
+
+
+@pytest.mark.parametrize("cost", ["milliseconds", "bytes"])
+def test_the_table_counts_bit_operations_whatever_the_run_searched_for(cost, folder, network, tmp_path):
+  """A layer that a table leaves out costs 0 ms, and has bit operations all the same."""
+  layers = network.network.layers
+  times = {(layer.name, bits, None): 0.031 for layer in layers if layer.searched for bits in layer.candidate_bits}
+  costly = (with_activation_bytes(layers) if cost == "bytes" else
+            with_table(layers, "latency", "ms", times, "table.csv"))
+  total = 0.031 * len({name for name, _, _ in times}) if cost == "milliseconds" else sum(
+      layer.input_elements * network.bits[layer.name] / 8 for layer in layers)
+  assert gbops(costly, network.bits) == pytest.approx(total)
+  made = folding.make_program(
+      dataclasses.replace(network.network, layers=costly), network.variables, network.bits, network.image_shape)
+  bits_table.write(tmp_path, made, costly)
+  content = json.loads((tmp_path / "bits.json").read_text())
+  assert errors(content, json.loads((tmp_path / "bits.schema.json").read_text())) == []
+  assert content["layers"][0]["bops"] == 9 * 9 * 8 * 27 * 64  # The stem: 9*9*8 sums of 27 products, 8 by 8 bits.
+  for name in ("bits.json", "bits.csv"):
+    assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_the_comma_separated_file_has_the_same_rows(folder):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from metamix_jax.export import certificate, evaluator, folding, run
+from metamix_jax.export import certificate, evaluator, folding, run, stablehlo
 from tests.helpers.exported_networks import digits_network, noise, random_network
 
 SHAPE = (9, 9, 3)
@@ -40,7 +40,9 @@ def with_array(program, name, values):
 def test_a_right_export_is_certified(program, network, images):
   _, runs = run.make_files(program, ("program", "stablehlo", "integer"))
   proof = certify(program, network, images, runs, num_exact=30)
-  assert proof["g1"]["images"] == 30 and len(proof["g1"]["compared"]) == 3
+  assert proof["g1"]["images"] == 30
+  assert proof["g1"]["compared"] == [
+      "NumPy evaluator", "program, JAX on CPU", "stablehlo.bin, JAX on CPU", "integer.onnx, ONNX Runtime on CPU"]
   # Codes of one image: 9*9 pixels of 3; h-swish of the stem, 9*9*8, expanded 24, at stride 2 5*5*24; and so on.
   layers = proof["g2"]["layers"]
   assert [layers[name]["codes"] for name in ("stem", "block_00/expand", "block_00/depthwise", "block_00/project")] == [
@@ -50,6 +52,34 @@ def test_a_right_export_is_certified(program, network, images):
   assert proof["g1"]["codes"] == 30 * sum(layer.input_elements for layer in network.network.layers)
   assert proof["g2"]["largest_distance_in_steps"] <= 2**-12
   assert proof["g3"]["equal_predictions"] == proof["g3"]["images"] == 40
+
+
+def test_without_files_the_evaluator_is_compared_with_the_program_that_is_measured(program, network, images):
+  proof = certify(program, network, images)
+  assert proof["g1"]["compared"] == ["NumPy evaluator", "program, JAX on CPU"]
+  assert (proof["g1"]["images"], proof["g1"]["codes"]) == (40, proof["g2"]["codes"])
+
+
+@pytest.mark.parametrize("what, words", [
+    ("codes", "1 of 4860 codes at the input of layer stem"), ("logits", "1 of 200 logits")])
+def test_a_measured_program_that_is_not_the_evaluators_is_found(what, words, program, network, images, monkeypatch):
+  """One code or logit of the last image of a batch of 20, in the program that G2 and G3 are measured on."""
+  interpret = stablehlo.interpret
+
+  def wrong(*arguments):
+    logits, codes, steps = interpret(*arguments)
+    if what == "codes":
+      codes["stem"] = codes["stem"].at[-1, 0, 0, 0].add(1)
+    else:
+      logits = logits.at[-1, 0].add(1)
+    return logits, codes, steps
+
+  monkeypatch.setattr(stablehlo, "interpret", wrong)
+  proof = certificate.measure(
+      program, network.network, network.variables, network.bits, [(images[:20], np.zeros(20))], {}, num_exact=19)
+  assert (proof["g1"]["images"], proof["g1"]["different_codes"]) == (19, 0)
+  with pytest.raises(certificate.NotCertified, match=f"G1 does not hold: program, JAX on CPU has {words}"):
+    certify(program, network, images)
 
 
 def test_one_wrong_weight_code_is_found(program, network, images):

@@ -1,5 +1,7 @@
 """From a run's folder to DIR/export: what is written, what is a sentence, and that nothing stays behind."""
 
+import csv
+import dataclasses
 import errno
 import hashlib
 import json
@@ -15,12 +17,14 @@ import pytest
 
 import metamix_jax
 from metamix_jax.errors import UserError
-from metamix_jax.export import certificate, evaluator, folding, onnx_files, program, run
+from metamix_jax.export import certificate, evaluator, folding, onnx_files, program, run, saved_network
 from metamix_jax.method.bops import complete_bits, gbops
+from metamix_jax.records import cost_tables
 from metamix_jax.records.checkpoints import PhaseCheckpoints
 from metamix_jax.records.files import write_json
 from metamix_jax.records.results import BitSelection, TargetResult
 from metamix_jax.records.workdir import check_workdir
+from metamix_jax.training import context
 from tests.helpers.configs import middle_target, tiny_config
 from tests.helpers.exported_networks import random_network
 from tests.helpers.files import ROOT
@@ -38,7 +42,11 @@ def workdir(tmp_path, network, data_dir):
   """The files of a finished run that an export reads."""
   config = tiny_config(data_dir)
   config.arch.target_gbops = middle_target(config)
-  folder = tmp_path / "digits"
+  return write_run(tmp_path / "digits", config, network)
+
+
+def write_run(folder, config, network):
+  """Writes the files of a finished run of a config that an export reads; returns the folder."""
   checkpoints = PhaseCheckpoints(folder / "checkpoints")
   check_workdir(config, folder)
   layers = network.network.layers
@@ -73,7 +81,8 @@ def test_a_run_is_exported_as_a_whole(workdir, network):
   proof = facts["certificate"]
   assert proof["g3"]["images"] == proof["g1"]["images"] == 450
   assert proof["g2"]["codes"] == proof["g1"]["codes"] == 450 * sum(layer.input_elements for layer in layers)
-  assert len(proof["g1"]["compared"]) == 3
+  assert proof["g1"]["compared"] == [
+      "NumPy evaluator", "program, JAX on CPU", "stablehlo.bin, JAX on CPU", "integer.onnx, ONNX Runtime on CPU"]
   for name, digest in facts["sha256"].items():
     assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
   for name in ("integer", "qcdq", "qonnx"):
@@ -92,6 +101,55 @@ def test_a_run_is_exported_as_a_whole(workdir, network):
     run.export_run(workdir)
 
 
+@pytest.fixture
+def costly_workdir(tmp_path, network, data_dir):
+  """A run for a cost and a limit of a user's own, whose tables leave out the layers that are not searched."""
+  for name, unit, step in (("phone", "ms", 0.25), ("battery", "mJ", 2.0)):
+    rows = [(layer.name, bits, step * bits) for layer in network.network.layers if layer.searched for bits in (3, 4, 8)]
+    with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+      csv.writer(file).writerows([("layer", "activation_bits", f"{name} [{unit}]"), *rows])
+  config = tiny_config(data_dir)
+  config.arch.cost, config.arch.at_most = str(tmp_path / "phone.csv"), (f"{tmp_path / 'battery.csv'}=90.0",)
+  config.arch.target_gbops = middle_target(config)
+  layers = context.networks_without_data(config)[0].layers
+  limited = cost_tables.with_costs(str(tmp_path / "battery.csv"), layers)
+  folder = write_run(tmp_path / "digits", config, network)
+  costs, limits = ({layer.name: dataclasses.asdict(layer.cost) for layer in each} for each in (layers, limited))
+  write_json(folder / "network.json", {
+      "layers": [{"name": name, "cost": cost} for name, cost in costs.items()],
+      "limits": [{"most": 90.0, "costs": limits}]})
+  return folder
+
+
+def test_an_export_counts_bit_operations_whatever_the_run_searched_for(costly_workdir, network):
+  folder = run.export_run(costly_workdir, formats=("program",), num_exact=2)
+  layers = network.network.layers
+  searched = [layer for layer in layers if layer.searched]
+  assert len(searched) == 6 and len(layers) == 8
+  for name in ("certificate.json", "program.json"):
+    about = json.loads((folder / name).read_text())["about"]
+    # The six searched layers are at 4 bits, 0.25 * 4 ms each; the target is midway between 3 and 8 bits.
+    assert (about["cost"], about["target"], about["cost_name"], about["cost_unit"]) == (6.0, 8.25, "phone", "ms")
+    assert about["gbops"] == gbops(layers, complete_bits(layers, network.bits))
+  bits = json.loads((folder / "bits.json").read_text())
+  assert bits["gbops"] == about["gbops"]
+  assert sum(row["bops"] for row in bits["layers"]) == round(1e9 * bits["gbops"])
+  assert [row["bops"] for row in bits["layers"]] == [
+      layer.macs * layer.weight_bits * network.bits[layer.name] for layer in layers]
+
+
+@pytest.mark.parametrize("table, field", [("phone", "config.arch.cost"), ("battery", "config.arch.at_most")])
+def test_a_table_of_costs_that_changed_since_the_run_is_refused(table, field, costly_workdir, tmp_path):
+  saved_network.read(costly_workdir)  # The table is still that of the run.
+  path = tmp_path / f"{table}.csv"
+  lines = path.read_text().splitlines()
+  path.write_text("\n".join([lines[0], lines[1].rpartition(",")[0] + ",0.5", *lines[2:]]) + "\n")
+  layer = lines[1].partition(",")[0]
+  with pytest.raises(UserError, match=f"a run with other costs: those of layer {layer} were .* table of {field} back"):
+    run.export_run(costly_workdir, formats=("program",))
+  assert not list(costly_workdir.glob("export*"))
+
+
 def damage(workdir, what):
   if what == "no run":
     (workdir / "config.json").unlink()
@@ -101,6 +159,11 @@ def damage(workdir, what):
     (workdir / "config.json").write_text("{")
   elif what == "selection":
     (workdir / "checkpoints" / "bit_selection.json").write_text('{"targets": []')
+  elif what in ("no selection", "two selections"):
+    path = workdir / "checkpoints" / "bit_selection.json"
+    selection = json.loads(path.read_text())
+    selection["targets"] *= 0 if what == "no selection" else 2
+    path.write_text(json.dumps(selection))
   elif what == "checkpoint":
     for path in (workdir / "checkpoints" / "stage_b").rglob("*"):
       if path.is_file():
@@ -116,6 +179,8 @@ def damage(workdir, what):
     ("unfinished", None, r"was not trained to stage B for the target .*stage_b.json is not there"),
     ("config", None, "config.json cannot be read"),
     ("selection", None, "bit_selection.json cannot be read"),
+    ("no selection", None, r"bit_selection.json cannot be read \(it has 0 selections for the target [\d.e-]+, not"),
+    ("two selections", None, r"bit_selection.json cannot be read \(it has 2 selections for the target [\d.e-]+, not"),
     ("checkpoint", None, "stage_b cannot be read"),
     ("other network", None, "cannot be read"),
     ("nothing", 7.0, "--target is 7, and .* has the targets"),
@@ -135,6 +200,12 @@ def test_an_unknown_format_and_a_missing_package_are_said_at_the_start(monkeypat
   with pytest.raises(UserError, match="the format qcdq needs onnxruntime: pip install"):
     run.export_run(pathlib.Path("nowhere"), formats=("program", "qcdq"))
   run.check_formats(("program", "stablehlo"))
+
+
+@pytest.mark.parametrize("num_exact", [0, -1])
+def test_at_least_one_image_is_compared_exactly(num_exact):
+  with pytest.raises(UserError, match=f"num_exact is {num_exact}; it must be 1 or more images, or None for all"):
+    run.export_run(pathlib.Path("nowhere"), formats=("program",), num_exact=num_exact)
 
 
 def certified(*arguments):

@@ -158,6 +158,20 @@ def test_where_nothing_spends_the_target_the_most_probable_is_taken():
   assert select_within_limits(SMALL, LOW, 159.0, 0.01, []).bits == {"a": 4, "b": 4}
 
 
+def test_a_tolerance_of_0_ends():
+  """No assignment costs the target to the last bit operation; to prove that, the solver would try very many."""
+  rng = np.random.default_rng(0)
+  layers = tuple(
+      LayerCost(f"layer_{number}", int(rng.integers(1, 10**8)), int(rng.integers(1, 1000)), WIDTHS, 4, "conv",
+                "unsigned") for number in range(20))
+  (low, high), alpha = attainable_range(layers), {layer.name: rng.normal(0, 1, 3) for layer in layers}
+  target = low + 0.3 * (high - low)
+  begun = time.process_time()
+  settled = select_within_limits(layers, alpha, target, 0.0, [Limit(with_activation_bytes(layers), 1e9)])
+  assert time.process_time() - begun < 60  # 6 s on one core.
+  assert settled == select_within_limits(layers, alpha, target, 1.0, [])
+
+
 def test_what_passes_a_limit_within_the_solvers_tolerance_is_solved_again():
   """b at 8 bits costs a ten-millionth more than the limit."""
   table = with_table(SMALL, "latency", "ms", {

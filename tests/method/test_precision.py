@@ -10,7 +10,6 @@ from metamix_jax.method.precision import (
     assigned_precision,
     mixed_precision,
     precision_at_width,
-    uniform_precision,
 )
 
 LAYERS = (
@@ -22,7 +21,7 @@ LAYERS = (
 
 def test_uniform_and_assigned_trees_mirror_the_modules():
   """A layer that is not searched has only one candidate, whatever the others read."""
-  assert uniform_precision(LAYERS, np.int32(1)) == {
+  assert precision_at_width(LAYERS, np.int32(1)) == {
       "stem": {"candidate": 0}, "block": {"a": {"candidate": 1}, "b": {"candidate": 1}}}
   tree = assigned_precision(LAYERS, {"block/a": 8, "block/b": 3})
   assert tree == {"stem": {"candidate": 0}, "block": {"a": {"candidate": 1}, "b": {"candidate": 0}}}

@@ -178,6 +178,33 @@ def test_what_a_network_takes_and_returns(check, network, sentence):
     check(network, SHAPE)
 
 
+class InTraining(nn.Module):
+  """Logits in evaluation, and in training what its test says of them."""
+
+  result: object
+  num_classes: int = 5
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    logits = QuantDense(SCHEME, "signed", 5)(jnp.mean(images, axis=(1, 2)))
+    return self.result(logits) if train else logits
+
+
+@pytest.mark.parametrize("result, found", [
+    (lambda logits: (logits, logits), "a tuple in training"),
+    (lambda logits: {"logits": logits}, "a dict in training"),
+    (lambda logits: "logits", "a str in training"),
+    (lambda logits: logits[:, :4], "an array [2, 4] for two images in training"),
+    (lambda logits: logits[:1], "an array [1, 5] for two images in training"),
+])
+def test_what_a_network_returns_in_training(result, found):
+  network = InTraining(result)
+  traced = trace_network(network, SHAPE)
+  with pytest.raises(UserError) as error:
+    check_training(traced, network, SHAPE, AXIS)
+  assert str(error.value) == f"network InTraining returns {found}; it must return logits [N, 5]."
+
+
 @pytest.mark.parametrize("body", [noisy, lambda module, x, train: nn.Dropout(0.5, deterministic=not train)(x)])
 def test_random_numbers_of_any_name_are_trained_with(body):
   network = Net(body)

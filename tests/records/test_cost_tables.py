@@ -60,6 +60,14 @@ def test_a_table_that_is_not_there(tmp_path):
     with_costs(str(tmp_path / "table.csv"), LAYERS)
 
 
+def test_rows_of_a_layer_that_is_not_searched_must_fit_it(tmp_path):
+  """Left out, the stem costs nothing; with rows of other weight bits alone it would, unsaid."""
+  rows = "layer,activation_bits,weight_bits,latency [ms]\na/b,3,4,1.0\na/b,4,4,2.0\n"
+  assert with_costs(write(tmp_path, rows), LAYERS)[0].cost.values == (0.0,)
+  with pytest.raises(UserError, match="has no value for layer stem at 8 activation bits and 8 weight bits"):
+    with_costs(write(tmp_path, rows + "stem,8,4,5.0\n"), LAYERS)
+
+
 def test_a_run_does_not_go_on_with_another_table(tmp_path):
   def start(layers):
     entries = [{name: value for name, value in dataclasses.asdict(layer).items() if name != "cost" or value}
@@ -67,13 +75,13 @@ def test_a_run_does_not_go_on_with_another_table(tmp_path):
     (tmp_path / "network.json").write_text(json.dumps({"layers": entries}))
 
   timed, other = (with_costs(write(tmp_path, text), LAYERS) for text in (ROWS, ROWS.replace("2.5e0", "2.6")))
-  check_costs(tmp_path, timed)  # No network.json yet.
+  check_costs(tmp_path, timed, ())  # No network.json yet.
   start(timed)
-  check_costs(tmp_path, timed)
+  check_costs(tmp_path, timed, ())
   for layers in (other, LAYERS):
     with pytest.raises(UserError, match="holds a run with other costs: those of layer (a/b|stem) were .* bring the"):
-      check_costs(tmp_path, layers)
+      check_costs(tmp_path, layers, ())
   start(LAYERS)
-  check_costs(tmp_path, LAYERS)
+  check_costs(tmp_path, LAYERS, ())
   with pytest.raises(UserError, match="those of layer stem were None and are"):
-    check_costs(tmp_path, timed)
+    check_costs(tmp_path, timed, ())

@@ -1,7 +1,9 @@
 """Files are written atomically or not at all, and what cannot be written is one sentence."""
 
+import concurrent.futures
 import json
 import pathlib
+import threading
 
 import pytest
 
@@ -27,6 +29,25 @@ def test_a_write_that_fails_leaves_the_earlier_file(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     files.write_atomically(path, fail)
   assert path.read_text() == "earlier" and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_take_each_others_part(tmp_path):
+  """Both are half-way at the same time, as two runs are that share a folder of targets."""
+  path, both = tmp_path / "facts.json", threading.Barrier(2)
+
+  def write_slowly(partial, text):
+    partial.write_text(text[:1])
+    both.wait()
+    partial.write_text(text)
+    both.wait()
+
+  def write(text):
+    files.write_atomically(path, lambda partial: write_slowly(partial, text))
+
+  with concurrent.futures.ThreadPoolExecutor(2) as threads:
+    for written in [threads.submit(write, text) for text in ("first", "other")]:
+      written.result()
+  assert path.read_text() in ("first", "other") and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("place, reason", [("regular/report/file", "Not a directory"), ("folder", "Is a directory"),

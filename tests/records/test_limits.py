@@ -1,12 +1,14 @@
 """Limits as a user writes them, what they allow, and what is said where nothing keeps them."""
 
+import dataclasses
 import math
+import time
 
 import numpy as np
 import pytest
 
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import LayerCost
+from metamix_jax.method.bops import LayerCost, attainable_range
 from metamix_jax.records.kept_limits import KeptLimit
 from metamix_jax.records.limits import Limits, read_limits
 
@@ -42,6 +44,25 @@ def test_of_two_limits_on_the_peak_the_lower_one_counts():
 def test_a_wrong_limit_is_one_sentence(words):
   with pytest.raises(UserError, match="^field has '.*'; it must be COST=VALUE, with a finite number above 0.$"):
     read_limits(LAYERS, [words], "field")
+
+
+def test_whether_anything_keeps_them_does_not_ask_to_spend_the_target():
+  """The lowest bits keep the limits, and cost three quarters of the target."""
+  limits = read_limits(LAYERS, ["activation_bytes=104"], "field")
+  limits.check(LAYERS, 128)
+  many = tuple(
+      LayerCost(f"layer_{number}", 10**7 + 7919 * number**2, 100 + number, (3, 4, 8), 4, "conv", "unsigned")
+      for number in range(40))
+  begun = time.process_time()
+  read_limits(many, ["activation_bytes=1e9"], "field").check(many, sum(attainable_range(many)) / 2)
+  assert time.process_time() - begun < 5  # 0.02 s; to look for a cost of exactly the target would take hours.
+
+
+def test_limits_beside_searched_weights_are_one_sentence():
+  layers = (*LAYERS[:2], dataclasses.replace(LAYERS[2], candidate_weight_bits=(2, 4)))
+  assert not read_limits(layers, (), "--at_most")
+  with pytest.raises(UserError, match="^--at_most has 'bops=120', and config.quantization.candidate_weight"):
+    read_limits(layers, ["bops=120"], "--at_most")
 
 
 def test_limits_that_nothing_keeps_are_one_sentence_with_what_each_cost_can_be():

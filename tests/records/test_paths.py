@@ -10,7 +10,7 @@ from metamix_jax import experiment
 from metamix_jax.config import RULES
 from metamix_jax.config_file import flatten
 from metamix_jax.errors import UserError
-from metamix_jax.records.paths import PATH_FIELDS, expand_paths, local_folder
+from metamix_jax.records.paths import PATH_FIELDS, expand_paths, local_folder, local_path
 from tests.helpers.configs import tiny_config
 from tests.helpers.files import ROOT
 
@@ -24,7 +24,7 @@ def home(monkeypatch, tmp_path):
 @pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket/run", "file:///tmp/run", "hdfs://host/run"])
 def test_a_url_is_one_sentence_also_as_a_path(url, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
-  sentence = "^workdir .+ is a URL; a run writes to a folder of a file system, so mount the bucket or choose a local fo"
+  sentence = "^workdir .+ is a URL; allowed are paths of a file system, so mount the bucket or choose a local path.$"
   with pytest.raises(UserError, match=sentence):
     local_folder(url)
   with pytest.raises(UserError, match=sentence):
@@ -40,8 +40,16 @@ def test_other_folders_are_as_they_are_written(text, folder, home):
 
 
 def test_an_empty_flag_is_no_folder():
-  with pytest.raises(UserError, match="^the name of the workdir is empty; it must be a folder.$"):
+  with pytest.raises(UserError, match="^workdir is empty; it must be a path.$"):
     local_folder("")
+
+
+def test_a_path_is_named_as_its_field_or_flag(home):
+  assert local_path("~/table.csv", "--csv") == home / "table.csv"
+  with pytest.raises(UserError, match="^--csv gs://bucket/table.csv is a URL; allowed are paths of a file system"):
+    local_path("gs://bucket/table.csv", "--csv")
+  with pytest.raises(UserError, match="^config.teacher.kept_targets is empty; it must be a path.$"):
+    local_path("", "config.teacher.kept_targets")
 
 
 def test_every_path_of_a_config_is_expanded(home):
@@ -72,4 +80,4 @@ def test_the_commands_refuse_a_url(command):
       [sys.executable, *command, "--workdir=gs://bucket/run"], capture_output=True, text=True, cwd=ROOT, check=False)
   assert result.returncode == 2 and not (ROOT / "gs:").exists()
   assert result.stderr.count("\n") == 1
-  assert "workdir gs://bucket/run is a URL; a run writes to a folder" in result.stderr
+  assert "workdir gs://bucket/run is a URL; allowed are paths of a file system" in result.stderr

@@ -1,5 +1,6 @@
 """The report of a run from its files alone: what the figures and the page show, for every state a run can be in."""
 
+import dataclasses
 import json
 import re
 import struct
@@ -10,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 import numpy as np
 import pytest
 
-from metamix_jax.method.bops import gbops
+from metamix_jax.method.bops import CostTable, LayerCost, gbops
+from metamix_jax.records.results import TargetResult
 from metamix_jax.reporting import curve, figures, saved_run
 from metamix_jax.reporting import page as report_page
 from tests.helpers.files import ROOT
@@ -86,6 +88,64 @@ def test_bits_and_shares_of_the_cost(large):
   assert sum(shares) == pytest.approx(100)
   hatches = {bar.get_hatch() for bar, layer in zip(bits_axes.patches, layers, strict=True) if layer.kind == "depthwise"}
   assert hatches == {"////"} and {layer.kind for layer in layers} == {"conv", "depthwise", "dense"}
+
+
+KERNELS = (
+    LayerCost("first", 10**9, 100, (8,), 8, "conv", "unsigned"),
+    LayerCost("a", 2 * 10**9, 50, (3, 4, 8), 4, "conv", "unsigned", candidate_weight_bits=(2, 4, 8)),
+    LayerCost("b", 3 * 10**9, 30, (3, 4, 8), 4, "depthwise", "unsigned", candidate_weight_bits=(2, 4, 8)),
+)
+
+
+def test_shares_of_the_cost_with_searched_kernels():
+  """64 + 2 * 4 * 8 + 3 * 8 * 2 = 176 GBOPs."""
+  bits = {"a": 4, "b": 8, "a/kernel": 8, "b/kernel": 2}
+  figure = figures.bits_per_layer(TargetResult(180.0, KERNELS, 0.03, bits, bits | {"b/kernel": 4}))
+  bits_axes, share_axes = figure.axes
+  shares = [bar.get_width() for bar in share_axes.patches]
+  assert shares == pytest.approx([6400 / 176, 6400 / 176, 4800 / 176]) and sum(shares) == pytest.approx(100)
+  assert [bar.get_width() for bar in bits_axes.patches] == [8, 4, 8]
+  assert [text.get_text() for text in bits_axes.texts] == ["8/8", "4/8", "8/2  (most probable: 8/4)"]
+  assert bits_axes.get_xlabel().endswith("; beside the bars: activations/weights")
+
+
+def test_costs_that_are_all_0_are_drawn():
+  layers = [dataclasses.replace(layer, cost=CostTable("latency", "ms", (0.0,) * len(layer.candidate_bits)),
+                                candidate_weight_bits=()) for layer in KERNELS]
+  bits = {"a": 4, "b": 8}
+  figure = figures.bits_per_layer(TargetResult(1.0, tuple(layers), 0.03, bits, bits))
+  FigureCanvasAgg(figure).draw()
+  assert [bar.get_width() for bar in figure.axes[1].patches] == [0, 0, 0]
+  assert figure.axes[1].get_xlim() == (0, 1)
+  assert [text.get_text() for text in figure.axes[0].texts] == ["8", "4", "8"]
+
+
+def test_the_page_of_a_run_with_searched_kernels(small):
+  """Counts are of layers; the kernel of each searched layer is at 2 bits, that of the last one at 8."""
+  folder, layers, selected = small
+  path = folder / "network.json"
+  network = json.loads(path.read_text())
+  for layer in network["layers"]:
+    layer["candidate_weight_bits"] = [2, 4, 8] if layer["searched"] else []
+  path.write_text(json.dumps(network))
+  path = folder / "checkpoints" / "bit_selection.json"
+  selection = json.loads(path.read_text())
+  kernels = {f"{name}/kernel": 2 for name in selected} | {"head/kernel": 8}
+  for key in ("bits", "most_probable_bits"):
+    selection["targets"][0][key] |= kernels
+  path.write_text(json.dumps(selection))
+  page = report_page.write(folder).read_text()
+  counts = [list(selected.values()).count(width) for width in (3, 4, 8)]
+  assert sum(counts) == 15
+  row, = re.findall("<tr><td>selected bits</td>.*?</tr>", page)
+  assert f"<td>{' / '.join(map(str, counts))}</td>" in row
+  assert "<th>bits at 0.025 GBOPs</th><th>weight bits at 0.025 GBOPs</th>" in page
+  macs = {layer.name: f"{layer.macs:,}" for layer in layers}
+  assert (f"<td>head</td><td>conv</td><td>{macs['head']}</td><td>2 / 4 / 8</td><td>{selected['head']}</td>"
+          "<td>8</td>") in page
+  name = "block_00/project"
+  assert f"<td>{macs[name]}</td><td>2 / 4 / 8</td><td>{selected[name]}</td><td>2</td>" in page
+  assert f"<td>stem (not searched)</td><td>conv</td><td>{macs['stem']}</td><td>8</td><td>8</td><td>8</td>" in page
 
 
 def test_figures_draw_what_was_recorded(small):
@@ -167,6 +227,20 @@ def test_the_report_is_made_again(small):
     ("network.json", '{"layers": []}', r"network.json cannot be read \(none of its layers is searched\)"),
     ("metrics.jsonl", '{"phase": "pretraining"}\n', r"cannot be read \(line 1: it is not a record of a step\)"),
     ("checkpoints/stage_a.json", '{"stage_a_top1": 70}', r"stage_a.json cannot be read \('seconds' is missing\)"),
+    ("checkpoints/pretraining.json", '{"seconds": 1, "best": null}',
+     r"pretraining.json cannot be read \('full_precision_top1' is missing\)"),
+    ("checkpoints/pretraining.json", '{"seconds": "12", "full_precision_top1": 70}',
+     r"pretraining.json cannot be read \('seconds' is '12'; it must be a number\)"),
+    ("checkpoints/pretraining.json", '{"seconds": 12, "full_precision_top1": "70"}',
+     r"pretraining.json cannot be read \('full_precision_top1' is '70'; it must be a number\)"),
+    ("checkpoints/pretraining.json", '{"seconds": NaN, "full_precision_top1": 70}',
+     r"pretraining.json cannot be read \('seconds' is nan; it must be a number\)"),
+    ("checkpoints/stage_a.json", '{"seconds": 1, "stage_a_top1": null}',
+     r"stage_a.json cannot be read \('stage_a_top1' is None; it must be a number\)"),
+    ("checkpoints/stage_b.json", '{"seconds": 1, "stage_a_top1": 70}',
+     r"stage_b.json cannot be read \('final_top1' is missing\)"),
+    ("checkpoints/bit_selection.json", '{"seconds": null, "targets": []}',
+     r"bit_selection.json cannot be read \('seconds' is None; it must be a number\)"),
     ("checkpoints/bit_selection.json", '{"seconds": 1, "targets": [{"target_gbops": 1, "bits": {}}]}',
      r"bit_selection.json cannot be read \(target 1, bits: layer 'block_00/depthwise' is missing"),
     ("checkpoints/bit_selection.json", '{"seconds": 1, "targets": [{"target_gbops": "1"}]}',
@@ -176,6 +250,7 @@ def test_the_report_is_made_again(small):
     ("checkpoints/meta_evaluation.json", '{"seconds": 1, "uniform": [{"bits": 5}]}',
      r"meta_evaluation.json cannot be read \('bits' is 5; allowed are \(3, 4, 8\)\)"),
     ("report/summary.json", "", "summary.json cannot be read"),
+    ("report/summary.json", '{"versions": []}', r"summary.json cannot be read \('versions' is no JSON object\)"),
 ])
 def test_damaged_and_foreign_folders(small, name, content, sentence):
   path = small[0] / name
@@ -186,6 +261,36 @@ def test_damaged_and_foreign_folders(small, name, content, sentence):
   with pytest.raises(ValueError, match=sentence) as caught:
     report_page.write(small[0])
   assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name, old, new, sentence", [
+    ("config.json", '"arch.target_gbops": 0.025', '"arch.target_gbops": "0.025"',
+     r"\('arch.target_gbops' is '0.025'; it must be a number\)"),
+    ("config.json", '"stage_a.epochs": ', '"stage_a.epochs": "many", "stage_a.other": ',
+     r"\('stage_a.epochs' is 'many'; it must be a number\)"),
+    ("network.json", '"macs": ', '"macs": null, "others": ', r"\('macs' is None; it must be a number\)"),
+    ("network.json", '"kind": "conv"', '"kind": "sparse"', r"\(layer 'stem' is of the kind 'sparse'; allowed are"),
+    ("network.json", '"candidate_bits": ', '"candidate_bits": [], "others": ', "layer 'stem' has no candidate bits"),
+])
+def test_a_value_of_another_type_is_a_sentence(small, name, old, new, sentence):
+  path = small[0] / name
+  path.write_text(path.read_text().replace(old, new, 1))
+  with pytest.raises(ValueError, match=sentence) as caught:
+    report_page.write(small[0])
+  assert "\n" not in str(caught.value)
+
+
+def test_a_config_without_the_field_of_the_costs(small):
+  """The page names config.arch.cost where layers have costs of their own; older runs have neither."""
+  network = json.loads((small[0] / "network.json").read_text())
+  for layer in network["layers"]:
+    layer["cost"] = {"name": "latency", "unit": "ms", "values": [1.0] * len(layer["candidate_bits"])}
+  (small[0] / "network.json").write_text(json.dumps(network))
+  config = json.loads((small[0] / "config.json").read_text())
+  del config["arch.cost"]
+  (small[0] / "config.json").write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=r"config.json cannot be read \('arch.cost' is missing\); it or .*network.json"):
+    report_page.write(small[0])
 
 
 def test_the_command(tmp_path):

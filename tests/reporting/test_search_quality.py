@@ -104,6 +104,33 @@ def test_pointing_at_a_dot_of_the_page_shows_its_bits_cost_and_accuracy(run):
   assert "<td>median random</td>" in text
 
 
+def test_a_measurement_of_an_earlier_selection_is_not_that_of_this_one(run):
+  """The bit selection of the folder is made again after the measurement."""
+  folder, _, bits = run
+  measured = write(run, 0.015)
+  assert measured.search_quality is not None and not measured.search_quality_is_outdated
+  (folder / "report" / "search_quality.png").touch()
+  path = folder / "checkpoints" / "bit_selection.json"
+  selection = json.loads(path.read_text())
+  path.write_text(json.dumps(selection | {"targets": [selection["targets"][0] | {"target_gbops": 0.0251}]}))
+  assert saved_run.read(folder).search_quality is None
+  path.unlink()
+  assert saved_run.read(folder).search_quality is None
+  selection["targets"][0]["bits"]["head"] = 3 if bits["head"] != 3 else 4
+  path.write_text(json.dumps(selection))
+  again = saved_run.read(folder)
+  assert again.search_quality is None and again.search_quality_is_outdated
+  text = page.write(folder).read_text()
+  assert (f"<p>report/search_quality.json is of an earlier selection. scripts/search_quality.py {folder} compares the "
+          "selection with random and other assignments of the same cost.</p>") in text
+  assert "median random" not in text and "Not measured." not in text
+  assert not (folder / "report" / "search_quality.png").exists()
+  assert (f"report/search_quality.json is of an earlier selection; to measure it again: scripts/search_quality.py "
+          f"{folder}") in tables.format_table(again).splitlines()
+  with pytest.raises(ValueError, match="was not measured"):
+    tables.format_search_quality(again)
+
+
 def test_the_drawing_needs_a_measurement(run):
   folder, _, _ = run
   assert search_quality.search_quality(saved_run.read(folder)) is None

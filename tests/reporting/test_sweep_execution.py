@@ -102,6 +102,17 @@ def test_the_time_left_is_shared(monkeypatch, tmp_path):
   assert sweep_execution._time_left([600.0], 3, 2) == ", about 0:20 h left"  # The third one runs alone.
 
 
+@pytest.mark.parametrize("seconds, number, words", [
+    ([3582.0], 1, "1:00"),  # 59.7 minutes.
+    ([3564.0], 1, "0:59"),  # 59.4 minutes.
+    ([7182.0], 1, "2:00"),  # 119.7 minutes.
+    ([10.0, 30.0], 1, "0:00"),  # A third of a minute.
+    ([3600.0, 3720.0], 3, "3:03"),  # Three times 61 minutes.
+    ([36_000.0], 10, "100:00")])
+def test_the_time_left_is_rounded_to_whole_minutes(seconds, number, words):
+  assert sweep_execution._time_left(seconds, number, 1) == f", about {words} h left"
+
+
 def test_one_that_stops_stops_the_others(tmp_path):
   begun = threading.Barrier(2, timeout=60)
 

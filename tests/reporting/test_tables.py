@@ -1,12 +1,13 @@
 """What results, the summary and its table say about a target."""
 
+import dataclasses
 import json
 import pathlib
 
 import ml_collections
 import pytest
 
-from metamix_jax.method.bops import LayerCost
+from metamix_jax.method.bops import CostTable, LayerCost
 from metamix_jax.records.results import (
     ActivationStability,
     BitSelection,
@@ -121,3 +122,42 @@ def test_costs_of_each_layer():
   assert lines[1].split() == ["first", "conv", "1,000,000,000", "8", "8", "33.33%", "not", "searched"]
   assert lines[3].split() == ["b", "depthwise", "3,000,000,000", "4", "8", "50.00%"]
   assert "Attainable range             124.000000 to 224.000000 GBOPs" in lines
+
+
+def test_costs_of_selected_kernels():
+  """64 + 2 * 4 * 8 + 3 * 8 * 2 = 176 GBOPs; uniform bit-widths have the weights at 4 bits."""
+  layers = [
+      dataclasses.replace(
+          layer, weight_elements=elements, candidate_weight_bits=(2, 4, 8) if layer.searched else ())
+      for layer, elements in zip(LAYERS, (100, 3000, 2000), strict=True)]
+  bits = {"first": 8, "a": 4, "b": 8, "a/kernel": 8, "b/kernel": 2}
+  lines = costs.format_costs(layers, bits).splitlines()
+  assert lines[1].split()[3:] == ["8", "8", "36.36%", "not", "searched"]
+  assert lines[2].split()[3:] == ["8", "4", "36.36%"]
+  assert lines[3].split()[3:] == ["2", "8", "27.27%"]
+  assert "This assignment              176.000000 GBOPs, 6.889 activation bits on average" in lines
+  assert "Searched layers all at 3     124.000000 GBOPs" in lines
+  assert "Attainable range              94.000000 to 384.000000 GBOPs" in lines  # At 3 and 2 bits, at 8 and 8.
+  assert "Weights                            3600 bytes" in lines  # (100 * 8 + 3000 * 8 + 2000 * 2) / 8.
+  assert "Not searched, first (8/8) (activation/weight bits); weights elsewhere 2, 8 bits." in lines
+
+
+def test_costs_that_are_all_0_have_no_shares():
+  layers = [dataclasses.replace(layer, cost=CostTable("latency", "ms", (0.0,) * len(layer.candidate_bits)))
+            for layer in LAYERS]
+  lines = costs.format_costs(layers, {"first": 8, "a": 4, "b": 8}).splitlines()
+  assert [line.split()[5] for line in lines[1:4]] == ["0.00%"] * 3
+
+
+def test_the_table_of_a_run_with_kernels_says_so():
+  layers = tuple(dataclasses.replace(layer, candidate_weight_bits=(2, 4) if layer.searched else ()) for layer in LAYERS)
+  bits = {"a": 4, "b": 8, "a/kernel": 2, "b/kernel": 4}
+  phases = {
+      "pretraining": {"full_precision_top1": 90.0},
+      "bit_selection": BitSelection((TargetResult(192.0, layers, 0.03, bits, bits),)).to_json(),
+      "meta_evaluation": MetaEvaluation((), {192.0: 85.0}).to_json()}
+  config = {"arch.target_gbops": 192.0, "arch.target_tolerance": 0.03}
+  summary = {"skipped_records": 0, "seconds": {"pretraining": 1.0}}
+  lines = tables.format_table(SavedRun(pathlib.Path("run"), config, layers, (), phases, summary)).splitlines()
+  assert lines[1] == "Bits selected for each layer's input activations and kernel"
+  assert [line.split() for line in lines[2:6]] == [["a", "4"], ["b", "8"], ["a/kernel", "2"], ["b/kernel", "4"]]

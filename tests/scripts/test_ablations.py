@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from metamix_jax.method.precision import mixed_precision, uniform_precision
+from metamix_jax.method.precision import mixed_precision, precision_at_width
 from metamix_jax.training import optimizers, parallel
 from metamix_jax.training.alternation import alternate
 from metamix_jax.training.state import create_arch_states
@@ -86,7 +86,7 @@ def test_the_release_takes_the_gradient_of_the_last_width_alone(context, states,
   meta, _ = states
   fork = ablations.last_width_alone(context)
   moved, metrics = fork.programs.bit_meta_step(meta, batch)
-  last = uniform_precision(meta.network.layers, np.int32(2))
+  last = precision_at_width(meta.network.layers, np.int32(2))
   expected, _ = context.programs.weight_step(meta, last, batch)
   assert_close((moved.weights, moved.step_sizes), (expected.weights, expected.step_sizes))
   mean, expected_metrics = context.programs.bit_meta_step(meta, batch)

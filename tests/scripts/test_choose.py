@@ -71,7 +71,8 @@ def test_further_limits_are_kept_and_written(run, tmp_path):
   in_bytes, peak = chosen.result.limits
   assert in_bytes.cost == total_activation_bytes(run.layers, chosen.result.all_bits) <= 0.9 * free_bytes
   assert peak.cost == peak_activation_bytes(run.layers, chosen.result.all_bits) <= free_peak
-  assert chosen.result.gbops <= 0.03 and chosen.name == "0.03_limited"
+  assert chosen.result.gbops <= 0.03 and (
+      chosen.name == f"0.03_activation_bytes_{0.9 * free_bytes:g}_peak_activation_bytes_{free_peak:g}")
   write_chosen_target(run.folder, chosen, run.layers, run.config["arch.target_tolerance"])
   write_chosen_target(run.folder, free, run.layers, run.config["arch.target_tolerance"])
   again = saved_run.read(run.folder).chosen_targets
@@ -87,6 +88,9 @@ def test_a_run_whose_bits_came_from_a_file_has_no_alpha(run):
       json.dumps(BitSelection(run.target_results).to_json() | {"seconds": 1.0, "best": None}))
   with pytest.raises(UserError, match="has no alpha; its run took its bits from a file"):
     load_script("choose").settle(run, [0.03])
+  losses = {layer.name: [1.0] * len(layer.candidate_bits) for layer in run.layers if layer.searched}
+  chosen, = load_script("choose").settle(run, [0.03], losses=losses)  # The sensitivity needs none.
+  assert chosen.searches == {} and chosen.result.gbops <= 0.03
 
 
 def test_curve_page_and_terminal_show_what_was_chosen(run):
@@ -117,7 +121,7 @@ def test_bits_by_sensitivity_have_the_least_sum_of_losses(run):
   assert chosen.searches == {} and chosen.name == "0.032_by_sensitivity" and chosen.label == "by sensitivity"
   limit = 0.95 * total_activation_bytes(run.layers, chosen.result.all_bits)
   limited, = choose.settle(run, [0.032], [f"activation_bytes={limit}"], losses)
-  assert limited.name == "0.032_by_sensitivity_limited"
+  assert limited.name == f"0.032_by_sensitivity_activation_bytes_{limit:g}"
   assert total_activation_bytes(run.layers, limited.result.all_bits) <= limit
 
   def loss_of(bits):

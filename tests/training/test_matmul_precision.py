@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from metamix_jax.method.precision import FULL_PRECISION, uniform_precision
+from metamix_jax.method.precision import FULL_PRECISION, precision_at_width
 from metamix_jax.models import create_network
 from metamix_jax.nn.convolution import convolve, window_of
 from metamix_jax.nn.scheme import Placement, QuantizationScheme
@@ -62,7 +62,7 @@ def test_every_product_of_every_step(name, precision):
   batch = parallel.split_batch({
       "image": np.zeros((2, *SHAPE), np.uint8), "label": np.zeros(2, np.int32), "mask": np.ones(2, np.float32),
       "target": np.full((2, CLASSES), 1 / CLASSES, np.float32)}, 1)
-  assigned = uniform_precision(network.layers, np.int32(0))
+  assigned = precision_at_width(network.layers, np.int32(0))
   expected = jax.lax.Precision[precision.upper()]
   for program, *arguments in (
       (programs.teacher_targets, teacher, batch), (programs.weight_step, meta, assigned, batch),

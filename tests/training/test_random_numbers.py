@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from metamix_jax.method.precision import uniform_precision
+from metamix_jax.method.precision import precision_at_width
 from metamix_jax.nn.layers import QuantConv, QuantDense
 from metamix_jax.nn.scheme import Placement, QuantizationScheme
 from metamix_jax.nn.tracing import check_training, trace_network
@@ -76,7 +76,7 @@ def batch():
 def test_masks_do_not_depend_on_the_number_of_devices(programs, batch):
   """A step of each kind, of a network with random layers; its updates ARE its gradients (SGD, rate 1)."""
   meta, archs = make_states(Random(), optax.sgd(1.0), programs, batch)
-  precision = uniform_precision(meta.network.layers, np.int32(1))
+  precision = precision_at_width(meta.network.layers, np.int32(1))
   results = []
   for count, mapped in programs.items():
     split = parallel.split_batch(batch, count)
@@ -94,7 +94,7 @@ def test_each_pass_has_numbers_of_its_own(programs, batch):
   """The losses of two epochs of steps: all differ, except those that share their numbers on purpose."""
   meta, archs = make_states(Noise(), optax.sgd(0.0), programs, batch)  # No loss changes for another reason.
   split = parallel.split_batch(batch, 1)
-  precision = uniform_precision(meta.network.layers, np.int32(1))
+  precision = precision_at_width(meta.network.layers, np.int32(1))
   losses = []
   for phase in range(len(TRAINING_PHASES)):
     state = jax.device_get(meta.with_optimizer(meta.optimizer, phase))
@@ -121,7 +121,7 @@ def test_batch_statistics_have_numbers_for_each_batch(programs, batch):
   split, means = parallel.split_batch(batch, 1), []
   for step, phase, candidate in ((0, 0, 0), (1, 0, 0), (1, 3, 2)):
     numbered = meta.without_optimizer().replace(step=np.int32(step), phase=np.int32(phase))
-    precision = uniform_precision(meta.network.layers, np.int32(candidate))
+    precision = precision_at_width(meta.network.layers, np.int32(candidate))
     means.append(np.asarray(programs[1].batch_moments_step(numbered, precision, split)["norm"]["mean"]))
   assert np.abs(means[0] - means[1]).min() > 1e-3
   np.testing.assert_array_equal(means[1], means[2])

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import pathlib
 
 import ml_collections
 import numpy as np
@@ -118,8 +119,29 @@ def test_scores_of_another_meta_state_or_a_cut_file_are_not_used(tmp_path):
     asked.clear()
     assert kept.mean_scores("test", Counting(), {"x": 3, "y": 4}) == (2.0, 50.0)
     assert len(asked) == (0 if cut >= len("".join(whole.splitlines(True)[:2])) - 1 else 1)
+  path.write_bytes(whole.encode() + b'{"judge": "\xff')
+  judge.ScoreFile(path, {"meta_state": "a"})
+  assert path.read_text() == whole
   judge.ScoreFile(path, {"meta_state": "b"})
   assert path.read_text() == '{"meta_state": "b"}\n'
+
+
+def test_scores_that_are_kept_already_are_not_written_again(tmp_path):
+  """A start that is killed, or that finds the disk full, must not lose those of hours."""
+  path = tmp_path / "scores.jsonl"
+  judge.ScoreFile(path, {"meta_state": "a"})
+  written = path.stat()
+  judge.ScoreFile(path, {"meta_state": "a"})
+  assert (path.stat().st_ino, path.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+  scores = judge.ScoreFile(path, {"meta_state": "a"})
+  scores.path = pathlib.Path("/dev/full")
+
+  class Any:
+    def score(self, bits):
+      return judge.ImageScores(np.zeros(1, np.float32), np.array([True]))
+
+  with pytest.raises(UserError, match=r"^'/dev/full' cannot be written \(No space left on device\)"):
+    scores.mean_scores("test", Any(), {"x": 3})
 
 
 def test_bootstrap_interval_of_a_mean():

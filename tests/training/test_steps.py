@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from metamix_jax.method.precision import uniform_precision
+from metamix_jax.method.precision import precision_at_width
 from metamix_jax.models import create_network
 from metamix_jax.nn.scheme import Placement, QuantizationScheme
 from metamix_jax.nn.tracing import trace_layers
@@ -77,7 +77,7 @@ def test_bit_meta_gradient_is_the_mean_over_bit_widths(programs, states, batch):
   split = parallel.split_batch(batch, 1)
   updated, metrics = programs[1].bit_meta_step(meta, split)
   one_by_one = [
-      programs[1].weight_step(meta, uniform_precision(meta.network.layers, np.int32(index)), split)
+      programs[1].weight_step(meta, precision_at_width(meta.network.layers, np.int32(index)), split)
       for index in range(3)
   ]
   # theta - mean(g) on both sides.
@@ -94,7 +94,7 @@ def test_same_update_on_one_and_four_devices(programs, states, batch, step):
   meta, arch = states
   if step == "weight_b":
     meta = jax.device_get(meta.with_weight_step_sizes().with_optimizer(optax.sgd(1.0)))
-  precision = uniform_precision(meta.network.layers, np.int32(1))
+  precision = precision_at_width(meta.network.layers, np.int32(1))
   results = []
   for count, mapped in programs.items():
     split = parallel.split_batch(batch, count)
@@ -122,7 +122,7 @@ def test_jit_of_shard_map_gives_the_numbers_of_pmap(programs, states, batch, ste
   the pmean in the steps would be wrong.
   """
   meta, arch = states
-  precision = uniform_precision(meta.network.layers, np.int32(1))
+  precision = precision_at_width(meta.network.layers, np.int32(1))
   batch = batch | {"mask": np.array([1, 1, 1, 0, 1, 1, 0, 1], np.float32)}
   arguments = {
       "weight_step": (meta, precision), "bit_meta_step": (meta,), "bit_search_steps": (arch, meta),
@@ -156,7 +156,7 @@ def test_bfloat16_keeps_states_float32(programs, states, batch):
   """bfloat16 has 8 bits of mantissa: losses agree to a few of its units, gradients point the same way."""
   exact, arch = states
   rounded = exact.replace(network=dataclasses.replace(exact.network, dtype="bfloat16"))
-  precision, split = uniform_precision(exact.network.layers, np.int32(2)), parallel.split_batch(batch, 1)
+  precision, split = precision_at_width(exact.network.layers, np.int32(2)), parallel.split_batch(batch, 1)
   results = []
   for meta in exact, rounded:
     new_meta, metrics = programs[1].weight_step(meta, precision, split)

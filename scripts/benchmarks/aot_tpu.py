@@ -2,8 +2,8 @@
 """Compiles the steps of a config for a TPU topology ahead of time, on any machine, and prints what each chip needs.
 
   pip install "jax[tpu]"            # or the libtpu wheel alone; no TPU is needed
-  JAX_PLATFORMS=cpu python scripts/aot_tpu.py --topology=v5e:4x4 --config=configs/imagenet.py:resnet18
-  JAX_PLATFORMS=cpu python scripts/aot_tpu.py --topology=v5e:8x8 --config=... --batch_sizes=256,512,1024
+  JAX_PLATFORMS=cpu python scripts/benchmarks/aot_tpu.py --topology=v5e:4x4 --config=configs/imagenet.py:resnet18
+  JAX_PLATFORMS=cpu python scripts/benchmarks/aot_tpu.py --topology=v5e:8x8 --config=... --batch_sizes=256,512,1024
 
 For each global batch size and each step it prints, per chip: memory of arguments, outputs and temporaries as the
 compiler reports it, and their sum against the chip's memory; FLOPs as the compiler counts them, with the body of a loop
@@ -30,7 +30,7 @@ from ml_collections import config_flags
 import numpy as np
 import synthetic
 
-from metamix_jax.command_line import exit_on_user_error, flags_parser
+from metamix_jax.command_line import exit_on_user_error, flags_parser, numbers_of
 from metamix_jax.config import check_batch_size
 from metamix_jax.errors import UserError
 from metamix_jax.method.bops import candidate_widths, lowest_bits
@@ -59,7 +59,7 @@ def main(argv):
   if config.quantization.depthwise == "auto":
     config.quantization.depthwise = "native"  # "auto" would ask this machine.
   networks = context.networks_without_data(config)
-  batch_sizes = [int(size) for size in _BATCH_SIZES.value or [config.batch_size]]
+  batch_sizes = numbers_of(_BATCH_SIZES.value or [str(config.batch_size)], "--batch_sizes")
   for size in batch_sizes:
     check_batch_size("batch_size", size, len(devices))
   for name in _STEPS.value:
