@@ -53,7 +53,8 @@ def main(argv):
   for folder in map(local_folder, argv[1:]):
     measure(folder, settings, FOLDER)
   searches = [search for path in sorted(FOLDER.glob("seed_*.json"))
-              for search in json.loads(path.read_text(encoding="utf-8"))["searches"]]
+              for search in json.loads(path.read_text(encoding="utf-8"))["searches"]
+              if search["target"] in settings.targets]
   if not searches:
     raise UserError(f"{FOLDER} has no results; measure a run first.")
   text = table(searches, [words for words, _ in settings.settings] + [OWN])

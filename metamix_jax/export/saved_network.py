@@ -15,13 +15,14 @@ from metamix_jax.errors import UserError
 from metamix_jax.export.bits_table import in_bops
 from metamix_jax.method.bops import complete_bits, cost_name, cost_unit, gbops
 from metamix_jax.models.network import Network
+from metamix_jax.nn.scheme import LSQ
 from metamix_jax.records.cost_tables import check_costs
 from metamix_jax.records.limits import read_limits
 from metamix_jax.records.names import format_target, name_for_target, targets
 from metamix_jax.records.paths import expand_paths
 from metamix_jax.records.results import BitSelection, parse_results
 from metamix_jax.records.saved_arrays import restore, words_of
-from metamix_jax.records.workdir import check_data, load_config_of_run
+from metamix_jax.records.workdir import check_data, check_quantizer, load_config_of_run
 from metamix_jax.training.context import build_networks
 
 
@@ -79,6 +80,7 @@ def read(workdir: pathlib.Path, target: float | None = None) -> SavedNetwork:
   source = data.open_source(config, 0, 1)
   if (workdir / "data.json").exists():
     check_data(workdir, source.description)
+  check_quantizer(workdir, LSQ)  # Other functions may mean other codes.
   network, _ = build_networks(config, source.num_classes, source.image_shape[-1])
   network = without_axis(network)
   for layer in network.layers:

@@ -168,6 +168,8 @@ def damage(workdir, what):
     for path in (workdir / "checkpoints" / "stage_b").rglob("*"):
       if path.is_file():
         path.write_bytes(path.read_bytes()[:10])
+  elif what == "other quantizer":
+    (workdir / "network.json").write_text(json.dumps({"layers": [], "quantizer": ["mine.quantize", "mine.mix"]}))
   elif what == "other network":
     fields = json.loads((workdir / "config.json").read_text())
     fields["network.options"]["last_channels"] = 24
@@ -183,6 +185,7 @@ def damage(workdir, what):
     ("two selections", None, r"bit_selection.json cannot be read \(it has 2 selections for the target [\d.e-]+, not"),
     ("checkpoint", None, "stage_b cannot be read"),
     ("other network", None, "cannot be read"),
+    ("other quantizer", None, "holds a run with another quantizer: it was mine.quantize, mine.mix and is metamix_jax."),
     ("nothing", 7.0, "--target is 7, and .* has the targets"),
 ])
 def test_what_cannot_be_exported_is_a_sentence(what, target, words, workdir):
