@@ -37,17 +37,25 @@ def main(argv):
   """Adds the runs and writes the table; a UserError becomes one sentence and status 2."""
   entries = json.loads(RESULTS.read_text(encoding="utf-8"))["runs"] if RESULTS.exists() else []
   for argument in argv[1:]:
-    entry = describe(saved_run.read(local_folder(argument)))
-    for other in entries:
-      if _key(other) == _key(entry) and _settings(other) != _settings(entry):
-        raise UserError(
-            f"{RESULTS} has another run on the same data, with the same seed, bits and targets as {argument}, and with "
-            "another config; give that one, or delete its entry.")
-    entries = [other for other in entries if _key(other) != _key(entry)] + [entry]
+    entries = with_entry(entries, describe(saved_run.read(local_folder(argument))))
   entries.sort(key=_key)
   write_json(RESULTS, {"runs": entries})
   replace_between(PAGE, BEGIN, END, table(entries))
   print(f"Written: {RESULTS}, {PAGE}")
+
+
+def with_entry(entries: Sequence[Mapping[str, Any]], entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+  """Returns the entries with another one, which replaces an earlier measurement of its run.
+
+  Raises:
+    UserError: an entry with the same data, seed, bits and targets is of a run with another config.
+  """
+  for other in entries:
+    if _key(other) == _key(entry) and _settings(other) != _settings(entry):
+      raise UserError(
+          f"{RESULTS} has a run on {entry['config']['data.name']} with seed {entry['config']['seed']} and the same bits"
+          " and targets, but with another config; give that one, or delete its entry.")
+  return [other for other in entries if _key(other) != _key(entry)] + [entry]
 
 
 def describe(run: saved_run.SavedRun) -> dict[str, Any]:

@@ -251,8 +251,9 @@ def records_of(text: str) -> tuple[dict[str, Any], ...]:
   for number, line in enumerate(whole.splitlines(), 1):
     try:
       record = _object(line)
-      numbers = [value for name, value in record.items() if name != "phase"]
-      if not isinstance(record["phase"], str) or "step" not in record or "epoch" not in record or not all(
+      phase, numbers = record["phase"], [value for name, value in record.items() if name != "phase"]
+      known = isinstance(phase, str) and phase.startswith(TRAINING_PHASES)
+      if not known or not {"step", "epoch"} <= record.keys() or not all(
           isinstance(value, (int, float)) for value in numbers):
         raise ValueError("it is not a record of a step")
     except (KeyError, TypeError, ValueError) as error:

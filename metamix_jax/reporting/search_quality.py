@@ -24,6 +24,7 @@ _STYLES: dict[str, _Style] = {
     "sensitivity": {"color": VERMILION, "marker": "^", "markersize": 8},
     "local search": {"color": GREEN, "marker": "s", "markersize": 7},
 }
+_FURTHER: _Style = {"color": BLACK, "marker": "D", "markersize": 6}  # A baseline that a fork adds.
 _RANDOM: _Style = {"color": GREY, "marker": "o", "markersize": 4, "alpha": 0.6, "markeredgewidth": 0}
 
 
@@ -97,7 +98,7 @@ def _draw_target(axes, run, target: TargetQuality, tips):
   axes.axvline(median, color=BLACK, linewidth=0.8, linestyle=":")
   axes.annotate("median of random", (median, 1.0), (3, -1), textcoords="offset points", fontsize=7, va="top")
   for comparison in target.comparisons:
-    add(comparison.name, 0, comparison.beside_random, 0.5, _STYLES[comparison.name] | {"zorder": 3})
+    add(comparison.name, 0, comparison.beside_random, 0.5, _STYLES.get(comparison.name, _FURTHER) | {"zorder": 3})
   add("selected", 0, target.selected_beside_random, 0.5, _SELECTED | {"zorder": 4})
   axes.set(yticks=[], ylim=(0, 1.08))
   axes.spines["left"].set_visible(False)

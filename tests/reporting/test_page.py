@@ -226,6 +226,8 @@ def test_the_report_is_made_again(small):
     ("network.json", '{"layers": [{"name": "stem"}]}', r"network.json cannot be read \('macs' is missing\)"),
     ("network.json", '{"layers": []}', r"network.json cannot be read \(none of its layers is searched\)"),
     ("metrics.jsonl", '{"phase": "pretraining"}\n', r"cannot be read \(line 1: it is not a record of a step\)"),
+    ("metrics.jsonl", '{"phase": "meta_evaluation", "step": 1, "epoch": 1}\n',
+     r"cannot be read \(line 1: it is not a record of a step\)"),
     ("checkpoints/stage_a.json", '{"stage_a_top1": 70}', r"stage_a.json cannot be read \('seconds' is missing\)"),
     ("checkpoints/pretraining.json", '{"seconds": 1, "best": null}',
      r"pretraining.json cannot be read \('full_precision_top1' is missing\)"),

@@ -167,6 +167,13 @@ def test_the_table_of_the_evidence(run):
   other = json.loads(json.dumps(entry))
   other["targets"][0]["bits"]["head"] = 11 - entry["targets"][0]["bits"]["head"]
   assert "for a target: 14 of 15 (0.025 GBOPs)." in evidence.table([entry, other])
+  assert evidence.with_entry([entry], other) == [other]  # The same run, measured again.
+  of_another_network = json.loads(json.dumps(entry))
+  of_another_network["config"]["network.options"] = {"last_channels": 8}
+  with pytest.raises(UserError, match="has a run on digits with seed 0 and the same bits and targets, but with"):
+    evidence.with_entry([entry], of_another_network)
+  of_another_network["config"]["seed"] = 1
+  assert evidence.with_entry([entry], of_another_network) == [entry, of_another_network]
   assert [verdict_of_interval(*interval) for interval in ((-2, -1), (-1, 1), (1, 2), (0, 1))] == [
       "better", "equal", "worse", "equal"]
 
