@@ -84,11 +84,11 @@ def test_a_file_that_cannot_be_read_is_one_sentence_and_other_exceptions_pass(ca
 @pytest.mark.parametrize("command, sentence", [
     (("scripts/bops.py", "--config="), "bops: the path of the config file is empty; it must be a Python file with"),
     (("-m", "metamix_jax.main", "--config=configs/digits.py", "--workdir="),
-     "metamix_jax: the name of the workdir is empty; it must be a folder."),
-    (("scripts/report.py", ""), "report: the name of the workdir is empty; it must be a folder."),
-    (("scripts/compare_runs.py", "", ""), "compare_runs: the name of the workdir is empty; it must be a folder."),
+     "metamix_jax: workdir is empty; it must be a path."),
+    (("scripts/report.py", ""), "report: workdir is empty; it must be a path."),
+    (("scripts/compare_runs.py", "", ""), "compare_runs: workdir is empty; it must be a path."),
     (("scripts/import_torchvision.py", "resnet18", "none.pth", ""),
-     "import_torchvision: the folder to write to has an empty name; choose another one."),
+     "import_torchvision: OUT is empty; it must be a path."),
 ])
 def test_an_empty_flag_is_no_file_and_no_folder(command, sentence):
   result = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT, check=False)
