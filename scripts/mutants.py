@@ -50,7 +50,8 @@ TESTS_OF = {
     "metamix_jax/method/layer_bits.py": (f"{METHOD}/test_layer_bits.py",),
     "metamix_jax/method/pairs.py": (f"{METHOD}/test_pairs.py",),
     "metamix_jax/method/limits.py": (f"{METHOD}/test_limits.py", "tests/records/test_limits.py"),
-    "metamix_jax/training/steps.py": (f"{TRAINING}/test_steps_by_hand.py", f"{TRAINING}/test_random_numbers.py"),
+    "metamix_jax/training/steps.py": (
+        f"{TRAINING}/test_steps_by_hand.py", f"{TRAINING}/test_random_numbers.py", f"{TRAINING}/test_costs.py"),
 }
 # Bit operators on floats are a TypeError for every test, `|` stands in types and between dicts, and whether equal
 # numbers are one object is the interpreter's choice.
