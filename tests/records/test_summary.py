@@ -10,6 +10,7 @@ import pytest
 
 from metamix_jax.config_file import flatten
 from metamix_jax.method.costs import with_activation_bytes
+from metamix_jax.nn.scheme import LSQ
 from metamix_jax.records import results, summary
 from metamix_jax.training.context import networks_without_data
 from tests.helpers.configs import tiny_config
@@ -46,16 +47,18 @@ def test_summary(run):
 
 def test_network_facts(run):
   config, layers, _ = run
-  content = json.loads(json.dumps(summary.describe_network(config, layers)))
+  content = json.loads(json.dumps(summary.describe_network(config, layers, LSQ)))
   assert (content["network"], content["image_size"]) == ("mobilenet_v2", 8)
+  assert content["quantizer"] == [
+      "metamix_jax.method.quantizers.fake_quantize", "metamix_jax.method.bit_mixture.mix_bit_widths"]
   assert len(content["layers"]) == len(layers) == 8
   for entry, layer in zip(content["layers"], layers, strict=True):
     left_out = {"cost": None, "candidate_weight_bits": []}  # Only where it is not BOPs, and kernels are searched.
     assert entry | left_out == json.loads(json.dumps(dataclasses.asdict(layer))) | {"searched": layer.searched}
     assert not left_out.keys() & entry.keys()
   searched = dataclasses.replace(layers[1], candidate_weight_bits=(2, 4))
-  assert summary.describe_network(config, [searched])["layers"][0]["candidate_weight_bits"] == (2, 4)
-  with_bytes = summary.describe_network(config, with_activation_bytes(layers))["layers"]
+  assert summary.describe_network(config, [searched], LSQ)["layers"][0]["candidate_weight_bits"] == (2, 4)
+  with_bytes = summary.describe_network(config, with_activation_bytes(layers), LSQ)["layers"]
   assert with_bytes[0]["cost"] == {"name": "activation bytes", "unit": "bytes", "values": (64.0,)}
 
 
