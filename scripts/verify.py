@@ -43,7 +43,7 @@ def main(argv):
   absl_logging.set_verbosity(absl_logging.FATAL)
   log_to_terminal()
   # An archive that cannot be written to can be verified: no run works on it.
-  parse_results(workdir / "report" / "summary.json", lambda: _figures(run.summary))
+  parse_results(workdir / "report" / "summary.json", lambda: _figures(run))
   with folder_lock.hold(workdir) if os.access(workdir, os.W_OK) else contextlib.nullcontext():
     checks = [*check_files(run), *check_states(run)]
   if "fingerprints" not in run.summary:
@@ -57,8 +57,12 @@ def main(argv):
   print(f"same: {len(checks)} figures.")
 
 
-def _figures(summary):
-  """Reads every figure that is compared; raises KeyError or TypeError if one is not there."""
+def _figures(run):
+  """Reads every figure that is compared; raises KeyError, TypeError or ValueError if one is not there."""
+  summary = run.summary
+  for name, results in (("targets", run.target_results), ("uniform", run.uniform_results)):
+    if len(summary[name]) != len(results):
+      raise ValueError(f"{name!r} has {len(summary[name])} entries, and the phases have {len(results)}")
   return (summary["full_precision_top1"],
           [(target["bits"], target["meta_state_top1"], *(target[name] for name in TOP1_OF_STAGE.values()))
            for target in summary["targets"]],

@@ -17,14 +17,14 @@ from metamix_jax.errors import UserError
 from metamix_jax.method.bops import complete_bits, gbops
 from metamix_jax.method.selection import most_probable_bits, select_within_target
 from metamix_jax.models import create_network, pretrained
-from metamix_jax.nn.scheme import LSQ, QuantizationScheme
+from metamix_jax.nn.scheme import QuantizationScheme
 from metamix_jax.records.selected_bits import write_selected_bits
 from metamix_jax.reporting import page
 from metamix_jax.training.context import prepare
 from metamix_jax.training.evaluation import evaluate_bits
-from metamix_jax.training.saved_search import load_search, open_run
+from metamix_jax.training.saved_search import load_search
 from tests.helpers.configs import tiny_config
-from tests.helpers.files import ROOT, load_script
+from tests.helpers.files import ROOT
 from tests.helpers.interrupted_runs import parameters
 
 
@@ -194,23 +194,6 @@ def test_a_run_does_not_go_on_with_other_bits_of_the_same_file(finished_run, dat
   write_selected_bits(bits_file, bits | {name: 3 if bits[name] != 3 else 8})
   with pytest.raises(UserError, match=rf"^config.bits_from=.*bits.json has . bits for {name}, and this run began with"):
     experiment.run(prepare(config), workdir)
-
-
-def test_a_run_does_not_go_on_with_another_quantizer(finished_run, data_dir, tmp_path):
-  """config.json does not know of it; whoever looks at the folder afterwards is told."""
-  workdir = shutil.copytree(finished_run[0], tmp_path / "run")
-  names = json.loads((workdir / "network.json").read_text())["quantizer"]
-  assert names == ["metamix_jax.method.quantizers.fake_quantize", "metamix_jax.method.bit_mixture.mix_bit_widths"]
-  plain = load_script("benchmarks/plain_quantizers").PLAIN
-  replaced = prepare(tiny_config(data_dir), quantizer=plain)
-  assert replaced.network.module.scheme.quantizer == plain
-  sentence = (r"holds a run with another quantizer: it was metamix_jax.method.quantizers.fake_quantize, "
-              r"metamix_jax.method.bit_mixture.mix_bit_widths and is .*fake_quantize, .*mix_bit_widths; hand")
-  with pytest.raises(UserError, match=sentence):
-    experiment.run(replaced, workdir)
-  with pytest.raises(UserError, match=sentence):
-    open_run(workdir, plain)
-  assert open_run(workdir).quantizer == LSQ
 
 
 def test_bits_from_skips_the_search(finished_run, data_dir, tmp_path):

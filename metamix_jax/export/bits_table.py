@@ -2,24 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 import csv
-import dataclasses
 import io
 import pathlib
 import shutil
 from typing import Any
 
 from metamix_jax.export.evaluator import Program
-from metamix_jax.method.bops import LayerCost, gbops, layer_gbops
+from metamix_jax.method.bops import LayerCost, gbops, in_bops, layer_gbops
 from metamix_jax.records.files import write_json, write_text
 
 FORMAT, VERSION = "metamix_jax bits", 1
 # JSON Schema 2020-12; copied into each export.
 SCHEMA = pathlib.Path(__file__).with_name("bits.schema.json")
-
-
-def in_bops(layers: Sequence[LayerCost]) -> list[LayerCost]:
-  """Returns layers that cost BOPs, whatever cost the run searched for."""
-  return [dataclasses.replace(layer, cost=None) for layer in layers]
 
 
 def rows(program: Program, layers: Sequence[LayerCost]) -> list[dict[str, Any]]:

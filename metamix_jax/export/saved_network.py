@@ -12,8 +12,7 @@ import numpy as np
 
 from metamix_jax import config as config_rules
 from metamix_jax.errors import UserError
-from metamix_jax.export.bits_table import in_bops
-from metamix_jax.method.bops import complete_bits, cost_name, cost_unit, gbops
+from metamix_jax.method.bops import complete_bits, cost_name, cost_unit, gbops, in_bops
 from metamix_jax.models.network import Network
 from metamix_jax.nn.scheme import LSQ
 from metamix_jax.records.cost_tables import check_costs

@@ -192,6 +192,11 @@ def _bits_by_cost(layers, choose):
       layer.kernel_name: choose(layer.candidate_weight_bits) for layer in layers if layer.candidate_weight_bits}
 
 
+def in_bops(layers: Sequence[LayerCost]) -> tuple[LayerCost, ...]:
+  """Returns the same layers without costs of their own, so that each costs BOPs (M8)."""
+  return tuple(dataclasses.replace(layer, cost=None) for layer in layers)
+
+
 def cost_name(layers: Sequence[LayerCost]) -> str:
   """Returns the name of what the layers cost: "BOPs", or that of their own costs."""
   table = layers[0].cost  # All layers have one, or none has.

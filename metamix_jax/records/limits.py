@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import LayerCost, attainable_range, cost_name, cost_unit, gbops, lowest_bits
+from metamix_jax.method.bops import LayerCost, attainable_range, cost_name, cost_unit, gbops, in_bops, lowest_bits
 from metamix_jax.method.costs import peak_activation_bytes
 from metamix_jax.method.limits import Limit, select_within_limits
 from metamix_jax.method.selection import select_within_target
@@ -114,6 +114,5 @@ def read_limits(layers: Sequence[LayerCost], words: Sequence[str], field: str) -
     if cost == PEAK:
       peak_bytes = min(peak_bytes, most)
     else:
-      plain = [dataclasses.replace(layer, cost=None) for layer in layers]
-      sums.append(Limit(with_costs(cost, plain, field), most))
+      sums.append(Limit(with_costs(cost, in_bops(layers), field), most))
   return Limits(tuple(sums), peak_bytes, field)

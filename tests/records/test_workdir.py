@@ -12,10 +12,13 @@ from metamix_jax import config as config_rules
 from metamix_jax import experiment
 from metamix_jax.config_file import flatten
 from metamix_jax.errors import UserError
+from metamix_jax.nn.scheme import LSQ
 from metamix_jax.records.interruption import Interrupted
 from metamix_jax.records.workdir import CHANGEABLE, check_workdir
 from metamix_jax.training.context import prepare
+from metamix_jax.training.saved_search import open_run
 from tests.helpers.configs import tiny_config
+from tests.helpers.files import load_script
 from tests.helpers.interrupted_runs import StopAfter, parameters
 
 # Every field that may change, with another value than tiny_config has.
@@ -83,3 +86,18 @@ def test_a_folder_of_a_version_that_did_not_save_a_field_that_may_change_goes_on
   path.write_text(json.dumps(fields))
   check_workdir(config, tmp_path)
   assert lines() == []
+
+
+def test_a_run_does_not_go_on_with_another_quantizer(data_dir, tmp_path):
+  """config.json does not know of it; whoever looks at the folder afterwards is told."""
+  names = ["metamix_jax.method.quantizers.fake_quantize", "metamix_jax.method.bit_mixture.mix_bit_widths"]
+  (tmp_path / "network.json").write_text(json.dumps({"layers": [], "quantizer": names}))
+  plain = load_script("benchmarks/plain_quantizers").PLAIN
+  replaced = prepare(tiny_config(data_dir), quantizer=plain)
+  assert replaced.network.module.scheme.quantizer == plain
+  sentence = f"holds a run with another quantizer: it was {', '.join(names)} and is .*fake_quantize, .*mix_bit"
+  with pytest.raises(UserError, match=sentence):
+    experiment.run(replaced, tmp_path)
+  with pytest.raises(UserError, match=sentence):
+    open_run(tmp_path, plain)
+  assert open_run(tmp_path).quantizer == LSQ

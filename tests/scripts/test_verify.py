@@ -30,6 +30,21 @@ def test_figures_of_the_files_against_the_summary(tmp_path):
       "target 0.025, gbops", "target 0.025, selected_bits.json", "cost of all searched layers at 4 bits"]
 
 
+def test_a_summary_that_lacks_a_figure_is_one_sentence(tmp_path):
+  write_run(tmp_path, digits_config(), 10, 1)
+  run, verify = saved_run.read(tmp_path), load_script("verify")
+  run.summary.update(
+      full_precision_top1=97.0, targets=[result.to_json() for result in run.target_results],
+      uniform=[other.to_json() for other in run.uniform_results])
+  assert verify._figures(run)[0] == 97.0
+  run.summary["uniform"].pop()
+  with pytest.raises(ValueError, match="'uniform' has 2 entries, and the phases have 3"):
+    verify._figures(run)
+  del run.summary["targets"]
+  with pytest.raises(KeyError, match="targets"):
+    verify._figures(run)
+
+
 @pytest.mark.slow
 def test_a_run_is_the_same_until_something_changes(data_dir, tmp_path):
   summary = experiment.run(prepare(tiny_config(data_dir)), tmp_path / "run")
