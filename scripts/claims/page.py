@@ -13,8 +13,9 @@ from metamix_jax.records.files import write_text
 
 PAGE = ROOT / "docs" / "ledger.md"
 NOT_RUN = "not run yet"
-# Of the table of commands, and of `python scripts/ledger.py`: c reads runs of g; i shares the pretrained network alone.
-ORDER = "ajhbkdefgci"
+# Of the table of commands, and of `python scripts/ledger.py`: claims that share runs are neighbours; i shares the
+# pretrained network alone.
+ORDER = "ajhbkdefgcmli"
 
 
 def write(claims: Mapping[str, Claim], page: pathlib.Path = PAGE) -> list[pathlib.Path]:

@@ -26,7 +26,7 @@ def mixed_against_uniform(seeds: Sequence[Values], rules: Rules) -> list[Stateme
   return [
       _statement(
           "the selection is above the straight line between the uniform assignments, at its cost", TOP1,
-          beside(_at_its_cost), rules["line"]),
+          beside(lambda seed: _uniform_at(seed["selected"]["gbops"], seed)), rules["line"]),
       _statement(
           "the selection is above the mean of random assignments of its cost", TOP1,
           beside(lambda seed: statistics.fmean(
@@ -191,15 +191,53 @@ def mean_against_last(seeds: Sequence[Values], rules: Rules) -> list[Statement]:
           [at_lowest(seed, "mean") - at_lowest(seed, "last") for seed in seeds], rules["meta_state"])]
 
 
+def searched_weights(seeds: Sequence[Values], rules: Rules) -> list[Statement]:
+  """Claim l: bits of weights searched too, beside bits of activations alone and uniform ones."""
+  both = [seed["activations_and_weights"] for seed in seeds]
+  search_times = [_seconds_of_iterations(seed["seconds_of_a_step"]) for seed in seeds]
+  return [
+      _statement(
+          "bits of activations and weights, searched together, are above those of activations alone", TOP1,
+          [arm["top1"] - seed["activations_alone"]["top1"] for arm, seed in zip(both, seeds, strict=True)],
+          rules["alone"]),
+      _statement(
+          "they are above the straight line between the uniform assignments, at their cost", TOP1,
+          [arm["top1"] - _uniform_at(arm["gbops"], seed) for arm, seed in zip(both, seeds, strict=True)],
+          rules["line"]),
+      _statement(
+          "an iteration of the search of both takes less than twice the time of one of activations alone", PERCENT,
+          [_percent_less(2 * alone, together) for alone, together in search_times], rules["time"])]
+
+
+def all_epochs(seeds: Sequence[Values], rules: Rules) -> list[Statement]:
+  """Claim m: the comparisons of claims g, e and d, with all epochs of weight training."""
+  def beside(other):
+    return [seed["method"]["top1"] - seed[other]["top1"] for seed in seeds]
+
+  return [
+      _statement(
+          "claim g: the method's search reaches the search of weights and bits together", TOP1, beside("together"),
+          rules["reaches"]),
+      _statement(
+          "claim e: the meta-state with full-precision weights reaches the one with quantised weights", TOP1,
+          beside("quantized"), rules["reaches"]),
+      _statement("claim d: the meta-state reaches full precision", TOP1, beside("full_precision"), rules["reaches"])]
+
+
 STATEMENTS: Mapping[str, Callable[..., list[Statement]]] = {
     "a": mixed_against_uniform, "b": fixed_against_moving, "c": activation_statistics, "d": quarter_of_the_epochs,
     "e": full_precision_weights, "f": where_high_bits_land, "g": cost_of_search, "h": mean_against_last,
-    "i": mixed_against_uniform, "j": spent_target, "k": weights_that_moved}
+    "i": mixed_against_uniform, "j": spent_target, "k": weights_that_moved, "l": searched_weights, "m": all_epochs}
 
 
-def _at_its_cost(seed):
+def _uniform_at(gbops, seed):
   points = [(arm["gbops"], arm["top1"]) for name, arm in seed.items() if name.startswith("uniform_")]
-  return on_the_line(seed["selected"]["gbops"], points)
+  return on_the_line(gbops, points)
+
+
+def _seconds_of_iterations(seconds):
+  """Returns the seconds of a bit-meta step and a bit-search step, of activations alone and of both."""
+  return tuple(seconds[f"bit_meta_{which}"] + seconds[f"bit_search_{which}"] for which in ("alone", "both"))
 
 
 def _mean_distance(distances):

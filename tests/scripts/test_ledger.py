@@ -178,3 +178,25 @@ def test_claims_at_a_toy_size_from_end_to_end(data_dir, tmp_path):
       "pretrained", "reference", "reference, selected", "last_width_alone", "last_width_alone, selected"}
   claim = results.read_claim("h", toy("h", data_dir), written)
   assert set(claim.results) == {10} and claim.statements == [] and claim.verdict is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("letter", "arms"), [
+    ("l", {"activations_alone", "activations_and_weights", "uniform_3", "uniform_8"}),
+    ("m", {"method", "together", "quantized", "full_precision"})])
+def test_our_own_claims_at_a_toy_size(letter, arms, data_dir, tmp_path):
+  config = toy(letter, data_dir)
+  with config.unlocked():
+    if letter == "l":
+      config.uniform_bits, config.timed_steps = (3, 8), 1
+    else:
+      config.full_epochs, config.together_epochs = (1, 1), 1
+  ledger.run_claim(letter, config, [10], tmp_path / "runs", tmp_path, StopRequest())
+  values = json.loads((tmp_path / f"{letter}_10.json").read_text())["values"]
+  trained = {name: arm for name, arm in values.items() if "top1" in arm}
+  assert set(trained) == arms
+  kernels = {name for name in trained.get("activations_and_weights", {"bits": {}})["bits"] if name.endswith("/kernel")}
+  assert bool(kernels) == (letter == "l")
+  if letter == "l":
+    assert set(values["seconds_of_a_step"]) == {
+        "bit_meta_alone", "bit_search_alone", "bit_meta_both", "bit_search_both"}
