@@ -20,8 +20,7 @@ def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -
   Raises:
     UserError: the file cannot be written; an earlier file at `path` is unchanged.
   """
-  # Several processes may write the same file, and each renames its own.
-  partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+  partial = _partial_of(path)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -81,11 +80,13 @@ def check_writable(path: str | os.PathLike) -> None:
   """
   file = pathlib.Path(path)
   try:
-    existed = file.exists()
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.open("ab").close()
-    if not existed:
-      file.unlink()
+    try:
+      os.close(os.open(file, os.O_WRONLY))
+    except FileNotFoundError:
+      partial = _partial_of(file)
+      partial.touch()
+      partial.unlink()
   except (OSError, ValueError) as error:
     raise not_written(path, error) from error
 
@@ -96,3 +97,8 @@ def not_written(path: str | os.PathLike, error: Exception) -> UserError:
   return UserError(
       f"{os.fspath(path)!r} cannot be written ({reason}); free the place, or choose a folder that can be written to."
       " What was saved before is whole.")
+
+
+def _partial_of(path):
+  """Returns the temporary name of a file: several processes may write the same file, and each has a name of its own."""
+  return path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")

@@ -82,6 +82,18 @@ def test_looking_changes_nothing(tmp_path):
     files.check_writable("")
 
 
+def test_looking_takes_away_nothing_that_another_process_writes(tmp_path, monkeypatch):
+  path, unlink = tmp_path / "new", pathlib.Path.unlink
+
+  def unlink_after_another_wrote(self, *arguments):
+    path.write_text("the other's")
+    unlink(self, *arguments)
+
+  monkeypatch.setattr(pathlib.Path, "unlink", unlink_after_another_wrote)
+  files.check_writable(path)
+  assert path.read_text() == "the other's" and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_part_of_a_page_is_replaced(tmp_path):
   page = tmp_path / "page.md"
   page.write_text("before\n<!-- a -->\n\nold\n\n<!-- b -->\nafter\n")
