@@ -82,3 +82,14 @@ def all_epochs(runs: SeedRuns) -> dict[str, Any]:
       "full_precision": runs.train(
           claim.reference, "from_full_precision_all_epochs", bits, full,
           lambda context: full_precision_state(runs, context))}
+
+
+def kept_targets(runs: SeedRuns) -> dict[str, Any]:
+  """Trains the selection with the targets of some classes alone, and with crops that come again."""
+  claim, config = runs.claim, runs.config()
+  bits = selected_by_reference(runs, config)
+  kept = runs.config(teacher__kept_targets=str(runs.folder("kept_targets")), teacher__kept_classes=claim.kept_classes)
+  configs = {
+      "selected": config, "kept_classes": kept,
+      "repeated_crops": runs.config(data__repeat_epochs=claim.repeat_epochs)}
+  return {name: runs.train(claim.reference, name, bits, changed) for name, changed in configs.items()}

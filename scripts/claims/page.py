@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "ledger.md"
 NOT_RUN = "not run yet"
 # Of the table of commands, and of `python scripts/ledger.py`: claims that share runs are neighbours; i shares the
 # pretrained network alone.
-ORDER = "ajhbkdefgcmli"
+ORDER = "ajhbkdefgcmlni"
 
 
 def write(claims: Mapping[str, Claim], page: pathlib.Path = PAGE) -> list[pathlib.Path]:

@@ -224,10 +224,21 @@ def all_epochs(seeds: Sequence[Values], rules: Rules) -> list[Statement]:
       _statement("claim d: the meta-state reaches full precision", TOP1, beside("full_precision"), rules["reaches"])]
 
 
+def kept_targets(seeds: Sequence[Values], rules: Rules) -> list[Statement]:
+  """Claim n: fewer classes of the teacher's targets, and crops that come again."""
+  return [
+      _statement(
+          words, TOP1, [seed[arm]["top1"] - seed["selected"]["top1"] for seed in seeds], rules["reaches"])
+      for arm, words in (
+          ("kept_classes", "targets of the ten highest classes alone reach those of all classes"),
+          ("repeated_crops", "crops that come again after two epochs reach crops that never do"))]
+
+
 STATEMENTS: Mapping[str, Callable[..., list[Statement]]] = {
     "a": mixed_against_uniform, "b": fixed_against_moving, "c": activation_statistics, "d": quarter_of_the_epochs,
     "e": full_precision_weights, "f": where_high_bits_land, "g": cost_of_search, "h": mean_against_last,
-    "i": mixed_against_uniform, "j": spent_target, "k": weights_that_moved, "l": searched_weights, "m": all_epochs}
+    "i": mixed_against_uniform, "j": spent_target, "k": weights_that_moved, "l": searched_weights, "m": all_epochs,
+    "n": kept_targets}
 
 
 def _uniform_at(gbops, seed):

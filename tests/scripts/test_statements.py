@@ -9,7 +9,8 @@ from tests.helpers.claims import results, statements, verdicts
 RULE = verdicts.Rule(0.0, 0.3)
 RULES = dict.fromkeys((
     "line", "random", "sensitivity", "trained", "loss", "distance", "movement", "reaches", "same_epochs", "others",
-    "middle", "gain", "same_passes", "seconds", "meta_state", "weights", "bits", "spent"), RULE)
+    "middle", "gain", "same_passes", "seconds", "meta_state", "weights", "bits", "spent", "alone",
+    "time"), RULE)
 
 
 def differences(letter, seeds, **arguments):
@@ -45,6 +46,25 @@ def test_weights_that_moved():
   seed = {"fixed": arm(80.0), "moving": arm(80.5), "moving_bits": arm(79.75), "fixed_spent": arm(81.0),
           "moving_spent": arm(80.25)}
   assert differences("k", [seed]) == [[0.75], [0.25], [0.75]]
+
+
+def test_searched_weights():
+  """The line at 0.075 is 76 + 4 * 3 / 4 = 79. Iterations take 0.5 s and 0.75 s, a quarter less than twice 0.5 s."""
+  seed = {
+      "activations_alone": arm(79.5), "activations_and_weights": arm(79.75, 0.075), "uniform_3": arm(76.0, 0.06),
+      "uniform_4": arm(80.0, 0.08), "seconds_of_a_step": {
+          "bit_meta_alone": 0.375, "bit_search_alone": 0.125, "bit_meta_both": 0.5, "bit_search_both": 0.25}}
+  assert differences("l", [seed]) == [[0.25], [pytest.approx(0.75)], [pytest.approx(25)]]
+
+
+def test_all_epochs():
+  seed = {"method": arm(80.0), "together": arm(80.5), "quantized": arm(79.75), "full_precision": arm(80.25)}
+  assert differences("m", [seed]) == [[-0.5], [0.25], [-0.25]]
+
+
+def test_kept_targets():
+  seed = {"selected": arm(80.0), "kept_classes": arm(80.5), "repeated_crops": arm(79.75)}
+  assert differences("n", [seed]) == [[0.5], [-0.25]]
 
 
 def test_activation_statistics():
