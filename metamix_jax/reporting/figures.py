@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 import numpy as np
 
-from metamix_jax.method.bops import candidate_widths, cost_name, cost_unit, layer_gbops
+from metamix_jax.method.bops import candidate_widths, choices, cost_name, cost_unit, layer_gbops
 from metamix_jax.records.names import STAGES, TRAINING_PHASES, format_target, name_for_target
 from metamix_jax.records.results import FULL_PRECISION_TOP1, TOP1_OF_STAGE, TargetResult
 from metamix_jax.reporting import curve, search_quality
@@ -32,7 +32,7 @@ CAPTIONS = {
     "search_cost": "Dotted: the targets. The entropy falls to 0 when every layer has decided for one bit-width.",
     "probabilities": (
         "White marks the uniform probability, purple a higher one, orange a lower one; the scale spans the range that "
-        "this search reached. Layers in network order from top to bottom."),
+        "this search reached. Layers in network order from top to bottom, then searched kernels."),
     "training": "Open symbols: evaluated at the end of a phase, after the bit selection straight from the meta-state.",
     "activation_stability": (
         "The paper's motivation, measured: 0.1 means that a channel's mean and deviation move by a tenth of its "
@@ -89,8 +89,12 @@ def _most_probable(target, layer):
 
 
 def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
-  """Draws heat maps over layers and steps, one for each candidate bit-width; dots mark the selected bits."""
-  searched, widths = [layer for layer in run.layers if layer.searched], candidate_widths(run.layers)
+  """Draws heat maps over layers and steps, one for each candidate bit-width; dots mark the selected bits.
+
+  Where kernels are searched, each has a row too, behind those of the layers' inputs.
+  """
+  searched = choices(run.layers)
+  widths = sorted({bits for candidates in searched.values() for bits in candidates})
   steps, _ = run.search_series(target_gbops, "gbops")
   if not len(steps):
     return None
@@ -101,19 +105,19 @@ def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
   # A record closes the interval since the one before.
   edges = np.concatenate([[steps[0] - (steps[1] - steps[0] if len(steps) > 1 else 1)], steps])
   all_axes = figure.subplots(1, len(widths), sharey=True)
-  values = _probability_values(run, target_gbops, len(steps))
+  values = _probability_values(run, target_gbops, list(searched), widths, len(steps))
   norm = _probability_colours(values)
   for axes, bits, of_bits in zip(all_axes, widths, values, strict=True):
     image = axes.pcolormesh(edges, np.arange(len(searched) + 1) - 0.5, of_bits, norm=norm, cmap="PuOr")
     axes.set_facecolor(GREY)
-    rows = [row for row, layer in enumerate(searched) if selected.get(layer.name) == bits]
+    rows = [row for row, name in enumerate(searched) if selected.get(name) == bits]
     if rows:  # An empty line outside the axes would confuse the layout.
       axes.plot([1.03] * len(rows), rows, "o", markersize=3.5, color=BLACK, clip_on=False,
                 transform=axes.get_yaxis_transform())
     axes.set(title=f"{bits} bits", xlabel="step of the bit selection")
     axes.locator_params(axis="x", nbins=4, prune="both")
     axes.tick_params(left=False)
-  label_layers(all_axes[0], [layer.name for layer in searched])
+  label_layers(all_axes[0], list(searched))
   figure.colorbar(image, ax=list(all_axes), label="probability", aspect=40, pad=0.02)
   if selected:
     dot = Line2D([], [], color=BLACK, marker="o", linestyle="", markersize=3.5, label="selected in the end")
@@ -121,13 +125,12 @@ def probabilities(run: SavedRun, target_gbops: float) -> Figure | None:
   return figure
 
 
-def _probability_values(run, target_gbops, num_steps):
-  """Returns probabilities [bit-widths, searched layers, steps]; NaN, drawn grey, if a layer lacks the candidate."""
-  searched, widths = [layer for layer in run.layers if layer.searched], candidate_widths(run.layers)
-  values = np.full((len(widths), len(searched), num_steps), np.nan)
+def _probability_values(run, target_gbops, names, widths, num_steps):
+  """Returns probabilities [bit-widths, names, steps]; NaN, drawn grey, if a layer or kernel lacks the candidate."""
+  values = np.full((len(widths), len(names), num_steps), np.nan)
   for panel, bits in enumerate(widths):
-    for row, layer in enumerate(searched):
-      _, found = run.search_series(target_gbops, f"probability/{layer.name}/{bits}")
+    for row, name in enumerate(names):
+      _, found = run.search_series(target_gbops, f"probability/{name}/{bits}")
       if len(found) == num_steps:
         values[panel, row] = found
   return values
