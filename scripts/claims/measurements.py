@@ -154,7 +154,8 @@ MEASUREMENTS: Mapping[str, Callable[[SeedRuns], dict[str, Any]]] = {
     "a": mixed_against_uniform, "b": fixed_against_moving, "c": activation_statistics, "d": quarter_of_the_epochs,
     "e": full_precision_weights, "f": where_high_bits_land, "g": cost_of_search, "h": mean_against_last,
     "i": mixed_against_uniform, "j": own_claims.spent_target, "k": own_claims.weights_that_moved,
-    "l": own_claims.searched_weights, "m": own_claims.all_epochs, "n": own_claims.kept_targets}
+    "l": own_claims.searched_weights, "m": own_claims.all_epochs, "n": own_claims.kept_targets,
+    "o": own_claims.before_weight_training}
 
 
 def _of_searched(layers, bits):

@@ -5,6 +5,8 @@ Functions and values are as in claims.measurements.
 
 from typing import Any
 
+import numpy as np
+
 from claims.ablations import moving_weights
 from claims.runs import SeedRuns
 from claims.shared_runs import (
@@ -17,6 +19,8 @@ from claims.shared_runs import (
   selected_by_sensitivity,
 )
 from claims.step_times import median_seconds, steps_of_search
+from metamix_jax.training.judge import evaluation_judge
+from metamix_jax.training.saved_search import load_meta_state
 
 
 def spent_target(runs: SeedRuns) -> dict[str, Any]:
@@ -93,3 +97,14 @@ def kept_targets(runs: SeedRuns) -> dict[str, Any]:
       "selected": config, "kept_classes": kept,
       "repeated_crops": runs.config(data__repeat_epochs=claim.repeat_epochs)}
   return {name: runs.train(claim.reference, name, bits, changed) for name, changed in configs.items()}
+
+
+def before_weight_training(runs: SeedRuns) -> dict[str, Any]:
+  """Judges the selection and the assignment by sensitivity on the test images, straight from the meta-state."""
+  config = runs.config()
+  context = runs.context(config)
+  assignments = {
+      "selected": selected_by_reference(runs, config), "sensitivity": selected_by_sensitivity(runs, context, config)}
+  judge = evaluation_judge(context, load_meta_state(context, runs.folder(runs.claim.reference)))
+  return {"loss_on_meta_state": {
+      name: float(np.mean(judge.score(bits).losses, dtype=np.float64)) for name, bits in assignments.items()}}

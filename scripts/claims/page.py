@@ -13,9 +13,9 @@ from metamix_jax.records.files import write_text
 
 PAGE = ROOT / "docs" / "ledger.md"
 NOT_RUN = "not run yet"
-# Of the table of commands, and of `python scripts/ledger.py`: claims that share runs are neighbours; i shares the
-# pretrained network alone.
-ORDER = "ajhbkdefgcmlni"
+# Of the table of commands, and of `python scripts/ledger.py`: claims that share runs are neighbours; i and o
+# share no search with the others.
+ORDER = "ajhbkdefgcmlnio"
 
 
 def write(claims: Mapping[str, Claim], page: pathlib.Path = PAGE) -> list[pathlib.Path]:

@@ -234,11 +234,19 @@ def kept_targets(seeds: Sequence[Values], rules: Rules) -> list[Statement]:
           ("repeated_crops", "crops that come again after two epochs reach crops that never do"))]
 
 
+def before_weight_training(seeds: Sequence[Values], rules: Rules) -> list[Statement]:
+  """Claim o: the selection beside the assignment by sensitivity, on the meta-state."""
+  losses = [seed["loss_on_meta_state"] for seed in seeds]
+  return [_statement(
+      "straight from the meta-state, the assignment by sensitivity has a lower loss than the selection", NATS,
+      [loss["selected"] - loss["sensitivity"] for loss in losses], rules["loss"])]
+
+
 STATEMENTS: Mapping[str, Callable[..., list[Statement]]] = {
     "a": mixed_against_uniform, "b": fixed_against_moving, "c": activation_statistics, "d": quarter_of_the_epochs,
     "e": full_precision_weights, "f": where_high_bits_land, "g": cost_of_search, "h": mean_against_last,
     "i": mixed_against_uniform, "j": spent_target, "k": weights_that_moved, "l": searched_weights, "m": all_epochs,
-    "n": kept_targets}
+    "n": kept_targets, "o": before_weight_training}
 
 
 def _uniform_at(gbops, seed):

@@ -67,6 +67,11 @@ def test_kept_targets():
   assert differences("n", [seed]) == [[0.5], [-0.25]]
 
 
+def test_before_weight_training():
+  seed = {"loss_on_meta_state": {"selected": 1.5, "sensitivity": 1.375}}
+  assert differences("o", [seed]) == [[0.125]]
+
+
 def test_activation_statistics():
   """From a mean distance of 0.4 to 0.1, 75 % less; the stem, whose input is not searched, does not count."""
   seed = {
