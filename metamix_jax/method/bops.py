@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import overload
+from typing import TypeVar, overload
 
 import jax
 
 # Bits of the activations and weights of a layer in full precision, float32.
 FULL_PRECISION_BITS = 32
+# A number of bits, or for a gradient a scalar array.
+BitWidth = TypeVar("BitWidth", int, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ class LayerCost:
   @property
   def quantized(self) -> bool:
     """Tells whether the layer is quantised at all; one in full precision has no step sizes."""
-    return self.candidate_bits != (FULL_PRECISION_BITS,)
+    return FULL_PRECISION_BITS not in self.candidate_bits
 
   def candidate_of(self, bits: float | jax.Array) -> int:
     """Returns the index of a bit-width among the candidates.
@@ -150,8 +152,8 @@ def uniform_bits(layers: Sequence[LayerCost], bits: int) -> dict[str, int]:
   Raises:
     ValueError: a searched layer does not have this candidate.
   """
-  return {
-      layer.name: layer.candidate_bits[layer.candidate_of(bits) if layer.searched else 0] for layer in layers}
+  return lowest_bits(layers) | {
+      layer.name: layer.candidate_bits[layer.candidate_of(bits)] for layer in layers if layer.searched}
 
 
 def lowest_bits(layers: Sequence[LayerCost]) -> dict[str, int]:
@@ -159,16 +161,14 @@ def lowest_bits(layers: Sequence[LayerCost]) -> dict[str, int]:
   return {layer.name: min(layer.candidate_bits) for layer in layers}
 
 
-def complete_bits(layers: Sequence[LayerCost], searched_bits: Mapping[str, int]) -> dict[str, int]:
+def complete_bits(layers: Sequence[LayerCost], searched_bits: Mapping[str, BitWidth]) -> dict[str, BitWidth | int]:
   """Returns the bits of every quantised layer, in network order, and of searched kernels, from the searched ones.
 
   Args:
     layers: every quantised layer.
     searched_bits: of each searched layer; a searched kernel that is left out has layer.weight_bits.
   """
-  return {
-      layer.name: searched_bits[layer.name] if layer.searched else layer.candidate_bits[0] for layer in layers
-  } | {
+  return lowest_bits(layers) | {layer.name: searched_bits[layer.name] for layer in layers if layer.searched} | {
       layer.kernel_name: searched_bits.get(layer.kernel_name, layer.weight_bits)
       for layer in layers if layer.candidate_weight_bits}
 
@@ -199,14 +199,14 @@ def in_bops(layers: Sequence[LayerCost]) -> tuple[LayerCost, ...]:
 
 def cost_name(layers: Sequence[LayerCost]) -> str:
   """Returns the name of what the layers cost: "BOPs", or that of their own costs."""
-  table = layers[0].cost  # All layers have one, or none has.
-  return "BOPs" if table is None else table.name
+  first, *_ = layers  # All layers have a cost of their own, or none has.
+  return "BOPs" if first.cost is None else first.cost.name
 
 
 def cost_unit(layers: Sequence[LayerCost]) -> str:
   """Returns the unit of what the layers cost, for labels: "GBOPs", or that of their own costs."""
-  table = layers[0].cost
-  return "GBOPs" if table is None else table.unit
+  first, *_ = layers
+  return "GBOPs" if first.cost is None else first.cost.unit
 
 
 def average_activation_bits(layers: Sequence[LayerCost], activation_bits: Mapping[str, int]) -> float:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from metamix_jax.method.bit_mixture import straight_through_selection
-from metamix_jax.method.bops import candidate_widths, gbops
+from metamix_jax.method.bops import candidate_widths, choices, complete_bits, gbops
 from metamix_jax.method.losses import cost_penalty, soft_cross_entropy
 from metamix_jax.method.precision import FULL_PRECISION, mixed_precision, precision_at_width
 from metamix_jax.models.network import Network, Tree
@@ -154,7 +154,8 @@ def expected_cost(network: Network, costs: dict[str, Array], alpha: dict[str, Ar
   if not costs:
     return gbops(network.layers, expected_bits(network, alpha))
   return jnp.sum(jnp.stack([
-      straight_through_selection(alpha[layer.name]) @ costs[layer.name] if layer.searched else costs[layer.name][0]
+      straight_through_selection(alpha[layer.name]) @ costs[layer.name] if layer.searched
+      else jnp.squeeze(costs[layer.name])
       for layer in network.layers]))
 
 
@@ -163,15 +164,9 @@ def expected_bits(network: Network, alpha: dict[str, Array]) -> dict[str, Array 
 
   Searched kernels have theirs by their own name.
   """
-  return {
-      layer.name: straight_through_selection(alpha[layer.name]) @ jnp.array(layer.candidate_bits, jnp.float32)
-      if layer.searched else layer.candidate_bits[0]
-      for layer in network.layers
-  } | {
-      layer.kernel_name: straight_through_selection(alpha[layer.kernel_name]) @ jnp.array(
-          layer.candidate_weight_bits, jnp.float32)
-      for layer in network.layers if layer.candidate_weight_bits
-  }
+  return complete_bits(network.layers, {
+      name: straight_through_selection(alpha[name]) @ jnp.array(bits, jnp.float32)
+      for name, bits in choices(network.layers).items()})
 
 
 def evaluation_step(meta: MetaState, precision: Tree, batch: Batch) -> Metrics:
