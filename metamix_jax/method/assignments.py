@@ -1,13 +1,14 @@
 """Assignments of bits without a search, the baselines of a search: random ones, sensitivity, local search [A]."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
 import itertools
 import math
 
 import numpy as np
 
 from metamix_jax.method.bops import LayerCost, cheapest_bits, complete_bits, cost_unit, gbops, layer_gbops
-from metamix_jax.method.selection import COST_GRID, in_cells, select_within_target
+from metamix_jax.method.selection import COST_GRID, in_cells, select_within_target, shifted
 
 Bits = dict[str, int]
 
@@ -43,17 +44,15 @@ def draw_assignments(
   room, nothing = most_gbops - lowest_gbops, f"no assignment costs from {least_gbops:.6g} to {most_gbops:.6g} {unit}."
   if room <= 0:
     raise ValueError(nothing)
-  cells = [_cells_rounded_down(layer, room) for layer in searched]
   first = max(0, math.floor(in_cells(least_gbops - lowest_gbops, room)) - len(searched))
-  counts = _count_assignments(cells, COST_GRID + 1)
-  weights = counts[-1].copy()
+  weights, steps = _count_assignments(searched, room, COST_GRID + 1)
   weights[:first] = 0
   if not weights.any():
     raise ValueError(nothing)
 
   def draw_within() -> Bits:
     for _ in range(COST_GRID):
-      bits = _draw(searched, cells, counts, weights, rng)
+      bits = _draw(steps, weights, rng)
       if least_gbops <= gbops(layers, complete_bits(layers, bits)) <= most_gbops:
         return bits
     raise ValueError(f"no assignment was found that costs from {least_gbops:.6g} to {most_gbops:.6g} {unit}.")
@@ -95,17 +94,16 @@ def neighbours(layers: Sequence[LayerCost], bits: Mapping[str, int], most_gbops:
     bits: of each searched layer.
     most_gbops: highest cost in GBOPs of one image.
   """
-  single = []
+  single, falls = [], []
   for layer in layers:
     if layer.searched:
       index = layer.candidate_of(bits[layer.name])
-      single += [
-          {layer.name: other} for other in layer.candidate_bits[max(0, index - 1):index + 2]
-          if other != bits[layer.name]]
-  rises = lambda change: all(other > bits[name] for name, other in change.items())
+      lower = [{layer.name: other} for other in layer.candidate_bits[:index][-1:]]
+      single += lower + [{layer.name: other} for other in layer.candidate_bits[index + 1:][:1]]
+      falls += lower
   pairs = (
       one | other for one, other in itertools.combinations(single, 2)
-      if one.keys() != other.keys() and rises(one) != rises(other))
+      if one.keys() != other.keys() and (one in falls) != (other in falls))
   for change in itertools.chain(single, pairs):
     changed = dict(bits) | change
     if gbops(layers, complete_bits(layers, changed)) <= most_gbops:
@@ -152,26 +150,29 @@ def _cells_rounded_down(layer, room):
   return [math.floor(in_cells(cost - min(costs), room)) for cost in costs]
 
 
-def _count_assignments(cells, num_cells):
-  """Returns, for the first 0, 1, ... layers, the number of their assignments at each cost, float64 [num_cells]."""
-  counts = [np.zeros(num_cells)]
-  counts[0][0] = 1
-  for cells_of_layer in cells:
-    total = np.zeros(num_cells)
-    for used in cells_of_layer:
-      if used < num_cells:
-        total[used:] += counts[-1][:num_cells - used]
-    counts.append(total)
-  return counts
+def _count_assignments(searched, room, num_cells):
+  """Counts assignments by dynamic programming.
+
+  Returns:
+    (counts, steps): the number of assignments at each cost, float64 [num_cells]; steps has (layer, cells of its
+    candidates, such counts of the layers before it).
+  """
+  counts, steps = np.zeros(num_cells), []
+  counts[0] = 1
+  for layer in searched:
+    cells = _cells_rounded_down(layer, room)
+    steps.append((layer, cells, counts))
+    counts = functools.reduce(np.add, (shifted(counts, used, 0.0) for used in cells))
+  return counts, steps
 
 
-def _draw(searched, cells, counts, weights, rng):
+def _draw(steps, weights, rng):
   """Draws a cost by `weights`, then the layers' candidates that lead to it, from the last layer to the first."""
   cell = int(rng.choice(len(weights), p=weights / weights.sum()))
   bits = {}
-  for layer, cells_of_layer, before in zip(reversed(searched), reversed(cells), reversed(counts[:-1]), strict=True):
-    ways = np.array([before[cell - used] if used <= cell else 0.0 for used in cells_of_layer])
+  for layer, cells, before in reversed(steps):
+    ways = np.array([before[cell - used] if used <= cell else 0.0 for used in cells])
     option = int(rng.choice(len(ways), p=ways / ways.sum()))
     bits[layer.name] = layer.candidate_bits[option]
-    cell -= cells_of_layer[option]
-  return {layer.name: bits[layer.name] for layer in searched}
+    cell -= cells[option]
+  return dict(reversed(bits.items()))

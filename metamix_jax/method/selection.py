@@ -37,9 +37,9 @@ def weights_of_searches(searched_targets: Iterable[float], target_gbops: float) 
   Returns:
     {searched target: weight above 0}, ascending; the weights sum to 1.
   """
-  searched = sorted(searched_targets)
-  below = max((target for target in searched if target <= target_gbops), default=searched[0])
-  above = min((target for target in searched if target >= target_gbops), default=searched[-1])
+  searched = list(searched_targets)
+  below = max((target for target in searched if target <= target_gbops), default=min(searched))
+  above = min((target for target in searched if target >= target_gbops), default=max(searched))
   if below == above:
     return {below: 1.0}
   share = (target_gbops - below) / (above - below)
@@ -63,11 +63,12 @@ def alpha_for_target(
     {layer name: [B]}, as `select_within_target` takes it.
   """
   weights = weights_of_searches(alpha, target_gbops)
-  if len(weights) == 1:
-    return dict(alpha[min(weights)])
+  first, *others = weights
+  if not others:
+    return dict(alpha[first])
   return {
       name: np.asarray(sum(weight * log_probabilities(alpha[target][name]) for target, weight in weights.items()))
-      for name in alpha[min(weights)]}
+      for name in alpha[first]}
 
 
 def select_within_target(
@@ -118,22 +119,24 @@ def in_cells(more_gbops: Any, room: float) -> Any:
   return more_gbops / room * COST_GRID
 
 
+def shifted(values: np.ndarray, cells: int, fill: float) -> np.ndarray:
+  """Moves an array of one value for each cell up by a number of cells, 0 or more; `fill` comes before it."""
+  return np.concatenate([np.full(min(cells, len(values)), fill), values])[:len(values)]
+
+
 def _by_probability(layers, alpha, least_gbops, target_gbops) -> Iterator[dict[str, int]]:
   """Yields the best assignment at each grid cost from `least_gbops` on, the most probable assignment first."""
   searched, lowest_gbops = [layer for layer in layers if layer.searched], gbops(layers, cheapest_bits(layers))
   room = target_gbops - lowest_gbops
   if not room:
     return
-  cells = [_cells(layer, room) for layer in searched]
-  # The logarithm of a probability is alpha less a constant of its layer, which all assignments share.
-  values = [np.asarray(alpha[layer.name], np.float64) for layer in searched]
   # Rounding up adds at most one cell for each layer, so the grid has that many more cells.
-  score, choices = _solve_knapsack(cells, values, COST_GRID + len(searched) + 1)
+  score, steps = _solve_knapsack(searched, alpha, room, COST_GRID + len(searched) + 1)
   first_cell = math.floor(in_cells(least_gbops - lowest_gbops, room))
-  for cell in np.argsort(-score, kind="stable"):
-    if cell >= first_cell and np.isfinite(score[cell]):
-      chosen = _trace_back(cells, choices, int(cell))
-      yield {layer.name: layer.candidate_bits[index] for layer, index in zip(searched, chosen, strict=True)}
+  reached = np.flatnonzero(np.isfinite(score))
+  for cell in reached[np.argsort(-score[reached], kind="stable")]:
+    if cell >= first_cell:
+      yield _trace_back(steps, int(cell))
 
 
 def _cells(layer, room):
@@ -148,41 +151,41 @@ def log_probabilities(alpha: np.ndarray) -> np.ndarray:
   return values - values.max() - math.log(np.exp(values - values.max()).sum())
 
 
-def _solve_knapsack(
-    cells: Sequence[Sequence[int]], values: Sequence[np.ndarray], num_cells: int
-) -> tuple[np.ndarray, list[np.ndarray]]:
-  """Finds the highest total value at each cost, one option for each item, by dynamic programming.
+def _solve_knapsack(searched, alpha, room, num_cells):
+  """Finds the highest sum of alpha at each cost, one candidate for each layer, by dynamic programming.
+
+  The logarithm of a probability is alpha less a constant of its layer, which all assignments share.
 
   Args:
-    cells: cost of each option of each item, 0 or more.
-    values: value of each option of each item; of two options with equal totals the first one wins.
+    searched: the layers.
+    alpha: {layer name: [B]}; of two assignments with equal sums, the one with fewer bits in the last layer wins.
+    room: GBOPs above the cheapest assignment, of which COST_GRID cells are made.
     num_cells: costs from 0 to below `num_cells` are considered.
 
   Returns:
-    (score, choices): score[c] is the highest total value at a cost of exactly c cells, or -inf if no choice costs c;
-    choices[item][c] is the option of the item at that cost, given the items before it.
+    (score, steps): score[c] is the highest sum at a cost of exactly c cells, or -inf if no assignment costs c;
+    steps has (layer, cells of its candidates, index of its candidate at each cost, given the layers before it).
   """
   score = np.full(num_cells, -np.inf)
   score[0] = 0
-  choices = []
-  for cells_of_item, values_of_item in zip(cells, values, strict=True):
-    best, choice = np.full(num_cells, -np.inf), np.zeros(num_cells, np.int64)
-    for option, (used, value) in enumerate(zip(cells_of_item, values_of_item, strict=True)):
-      if used >= num_cells:
-        continue
-      total = np.full(num_cells, -np.inf)
-      total[used:] = score[:num_cells - used] + value
+  steps = []
+  for layer in searched:
+    cells, values = _cells(layer, room), np.asarray(alpha[layer.name], np.float64)
+    best, indices = np.full(num_cells, -np.inf), np.zeros(num_cells, np.int64)
+    for index, (used, value) in enumerate(zip(cells, values, strict=True)):
+      total = shifted(score, used, -np.inf) + value
       better = total > best
-      best[better], choice[better] = total[better], option
+      best[better], indices[better] = total[better], index
     score = best
-    choices.append(choice)
-  return score, choices
+    steps.append((layer, cells, indices))
+  return score, steps
 
 
-def _trace_back(cells, choices, cell):
-  """Returns the option of each item that leads to a cell of the last score."""
-  chosen = []
-  for cells_of_item, choice in zip(reversed(cells), reversed(choices), strict=True):
-    chosen.append(int(choice[cell]))
-    cell -= cells_of_item[chosen[-1]]
-  return chosen[::-1]
+def _trace_back(steps, cell):
+  """Returns the assignment that leads to a cell of the last score, by layer name in network order."""
+  bits = {}
+  for layer, cells, indices in reversed(steps):
+    index = int(indices[cell])
+    bits[layer.name] = layer.candidate_bits[index]
+    cell -= cells[index]
+  return dict(reversed(bits.items()))
