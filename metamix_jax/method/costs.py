@@ -57,7 +57,7 @@ def _value(layer, bits, values, source):
   """Returns the value of a layer at one of its candidates."""
   for key in ((layer.name, bits, layer.weight_bits), (layer.name, bits, None)):
     if key in values:
-      if not 0 <= values[key] < math.inf:  # False for NaN as well.
+      if not (math.isfinite(values[key]) and values[key] >= 0):
         raise UserError(
             f"{source} has the value {values[key]} for layer {layer.name} at {bits} activation bits; it must be a "
             "finite number, 0 or more.")

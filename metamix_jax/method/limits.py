@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, sparse
 
-from metamix_jax.method.bops import LayerCost, complete_bits, gbops, layer_gbops
+from metamix_jax.method.bops import LayerCost, complete_bits, gbops, layer_gbops, lowest_bits
 from metamix_jax.method.costs import activation_bytes
 from metamix_jax.method.selection import log_probabilities
 
@@ -66,7 +66,8 @@ def select_within_limits(
     The settlement; None if no assignment keeps all limits.
   """
   searched = [layer for layer in layers if layer.searched]
-  if any(activation_bytes(layer, layer.candidate_bits[0]) > peak_bytes for layer in layers if not layer.searched):
+  lowest = lowest_bits(layers)
+  if any(activation_bytes(layer, lowest[layer.name]) > peak_bytes for layer in layers if not layer.searched):
     return None
   rows = [Limit(tuple(layers), target), *limits]
   allowed = np.concatenate([
@@ -81,7 +82,8 @@ def _solve(searched, values, allowed, rows, least, options=None):
   shrink = np.ones(len(rows))
   sizes = [len(layer.candidate_bits) for layer in searched]
   one_each = sparse.csr_array((np.ones(len(values)), (np.repeat(np.arange(len(sizes)), sizes), np.arange(len(values)))))
-  matrix = np.array([_costs(row, searched) for row in rows])
+  candidates = [(layer.name, bits) for layer in searched for bits in layer.candidate_bits]
+  matrix = np.array([_costs(row, candidates) for row in rows])
   fixed = np.array([_fixed_cost(row) for row in rows])
   most = np.array([row.most for row in rows])
   while True:
@@ -95,7 +97,8 @@ def _solve(searched, values, allowed, rows, least, options=None):
         options={"mip_rel_gap": RELATIVE_GAP} | (options or {}))
     if result.x is None:
       return None
-    bits = _bits(searched, sizes, result.x)
+    # An entry is 1 for the candidate that is chosen and 0 for the others, up to rounding.
+    bits = dict(candidates[index] for index in np.flatnonzero(np.round(result.x)))
     passed = np.array([
         gbops(row.layers, complete_bits(row.layers, bits)) > row.most for row in rows])
     if not passed.any():
@@ -103,19 +106,12 @@ def _solve(searched, values, allowed, rows, least, options=None):
     shrink = np.where(passed, shrink - SOLVER_TOLERANCE, shrink)
 
 
-def _costs(row, searched):
-  """Returns the cost of every candidate of every searched layer, float64 [candidates]."""
+def _costs(row, candidates):
+  """Returns the cost of every candidate, (layer name, bits), float64 [candidates]."""
   by_name = {layer.name: layer for layer in row.layers}
-  return np.array([
-      layer_gbops(by_name[layer.name], bits) for layer in searched for bits in layer.candidate_bits])
+  return np.array([layer_gbops(by_name[name], bits) for name, bits in candidates])
 
 
 def _fixed_cost(row):
   """Returns the cost of the layers that are not searched."""
-  return float(sum(layer_gbops(layer, layer.candidate_bits[0]) for layer in row.layers if not layer.searched))
-
-
-def _bits(searched, sizes, chosen):
-  """Returns the bits of a solution: of each layer the candidate with the highest entry, which is 1 up to rounding."""
-  parts = np.split(chosen, np.cumsum(sizes)[:-1])
-  return {layer.name: layer.candidate_bits[int(np.argmax(part))] for layer, part in zip(searched, parts, strict=True)}
+  return float(gbops([layer for layer in row.layers if not layer.searched], lowest_bits(row.layers)))

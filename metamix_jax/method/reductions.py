@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import math
+import operator
 
 import jax
 from jax import Array
@@ -32,14 +33,15 @@ def map_and_sum(function: Callable, *arrays: Array) -> tuple[Array, tuple[Array,
   def image_by_image(*arrays):
     def add_image(totals, images):
       result, terms = function(*images)
-      return tuple(total + term for total, term in zip(totals, terms, strict=True)), result
+      return jax.tree.map(operator.add, totals, terms), result
 
     _, terms = jax.eval_shape(function, *arrays)
     start = tuple(jnp.zeros(term.shape[1:], jnp.float32) for term in terms)
     totals, result = jax.lax.scan(add_image, start, arrays)
     return result, tuple(jnp.sum(total) for total in totals)
 
-  shape = arrays[0].shape
+  first, *_ = arrays
+  shape = first.shape
   if len(shape) < 3 or math.prod(shape[1:]) < MIN_IMAGE_ELEMENTS:
     return at_once(*arrays)
   return jax.lax.platform_dependent(*arrays, cpu=image_by_image, default=at_once)
