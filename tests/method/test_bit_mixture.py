@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from metamix_jax.method import bit_mixture, quantizers
 from tests.helpers.quantization import ARRAYS, assert_relative, lsq_reference
@@ -36,6 +37,13 @@ def test_mixture_vjp_against_stop_gradient_reference():
   np.testing.assert_allclose(actual[0], wanted[0], atol=1e-6)
   for mine, other in zip(actual[1](dy), wanted[1](dy), strict=True):
     np.testing.assert_allclose(mine, other, atol=2e-6)  # Sums of 30 terms of size 1.
+
+
+def test_a_mixture_of_another_number_of_bit_widths_is_an_error():
+  """As with the alpha of a search that had fewer candidates: a branch would be left out."""
+  codes = quantizers.code_range(jnp.array([3, 4, 8]), "unsigned")
+  with pytest.raises(ValueError, match="zip.. argument 2 is shorter"):
+    bit_mixture.mix_bit_widths(jnp.ones((2, 4)), jnp.ones(3), jnp.full(2, 0.5), codes, jnp.ones(3))
 
 
 def test_first_of_equal_maxima_is_selected():

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy import optimize
 
 from metamix_jax.method.bops import LayerCost, attainable_range, complete_bits, gbops
 from metamix_jax.method.costs import peak_activation_bytes, with_activation_bytes, with_table
@@ -170,6 +171,16 @@ def test_a_tolerance_of_0_ends():
   settled = select_within_limits(layers, alpha, target, 0.0, [Limit(with_activation_bytes(layers), 1e9)])
   assert time.process_time() - begun < 60  # 6 s on one core.
   assert settled == select_within_limits(layers, alpha, target, 1.0, [])
+
+
+@pytest.mark.parametrize("needed, expected", [(10_000, {"a": 4, "b": 8}), (10_001, {"a": 4, "b": 4})])
+def test_the_least_cost_is_given_up_after_10000_nodes_and_nothing_else_is(monkeypatch, needed, expected):
+  """With a solver that finds nothing in fewer nodes than `needed`; high bits in b alone spend the target."""
+  milp = optimize.milp
+  monkeypatch.setattr(optimize, "milp", lambda *args, options, **others: (
+      milp(*args, options=options, **others) if options.get("node_limit", math.inf) >= needed
+      else optimize.OptimizeResult(x=None)))
+  assert select_within_limits(SMALL, LOW, 145.0, 0.1, []).bits == expected
 
 
 def test_what_passes_a_limit_within_the_solvers_tolerance_is_solved_again():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from metamix_jax.method.bops import (
+    CostTable,
     LayerCost,
     average_activation_bits,
     candidate_widths,
@@ -95,6 +96,38 @@ def test_of_equally_probable_bits_of_one_cost_the_lowest_are_selected():
   alpha = ALPHA | {"free": np.array([0.5, 1.0, 1.0])}
   selected = select_within_target(layers, alpha, 201.0, 0.03)
   assert selected == exhaustive(201.0, 0.03) | {"free": 4}
+
+
+def layer_of(name, bits, costs):
+  """A layer that costs these milliseconds at its candidates."""
+  return LayerCost(name, 10**9, 50, bits, 4, "conv", "unsigned", cost=CostTable("latency", "ms", costs))
+
+
+def test_the_grid_has_20000_cells_above_the_cheapest_bits():
+  """Between the cheapest assignment, 0.04 ms, and the target lies 1 ms: a cell is 0.00005 ms.
+
+  a and b at 4 bits cost 0.5 ms each, 10,000 cells. a at 8 bits is more probable than that and costs 0.00003 ms too
+  much, which is cell 20,001. On any other grid 0.5 ms would be rounded up, and both could end in one cell, where only
+  the more probable one would be left.
+  """
+  layers = (layer_of("first", (8,), (0.04,)), layer_of("a", (3, 4, 8), (0.0, 0.5, 1.00003)),
+            layer_of("b", (3, 4), (0.0, 0.5)))
+  alpha = {"a": np.array([0.0, 1.0, 3.0]), "b": np.array([0.0, 1.0])}
+  assert select_within_target(layers, alpha, 1.04, 0.1) == {"a": 4, "b": 4}
+
+
+@pytest.mark.parametrize("target", [2.0, 2.5])
+def test_argmax_is_kept_where_other_bits_are_as_probable_and_cost_less(target):
+  """Of equal maxima the lowest bits, although 8 bits are faster on this machine."""
+  layers = (layer_of("a", (3, 8), (2.0, 1.0)),)
+  assert select_within_target(layers, {"a": np.zeros(2)}, target, 0.9) == {"a": 3}
+
+
+def test_alpha_of_another_number_of_candidates_is_an_error():
+  """As of a search whose config had more candidates."""
+  alpha = ALPHA | {"a": np.append(ALPHA["a"], 0.0)}
+  with pytest.raises(ValueError, match="longer"):
+    select_within_target(LAYERS, alpha, 201.0, 0.03)
 
 
 def test_layers_with_different_candidates():
