@@ -101,22 +101,31 @@ def memory_bytes(compiled):
 
 
 def loop_turns(text):
-  """Counts the executions of each computation of a compiled program, by name, with each turn of a loop."""
-  turns, calls, current = {}, [], None
+  """Counts the executions of each computation of a compiled program, by name, with each turn of a loop.
+
+  The TPU compiler leaves out how often a loop turns. JAX's loops count from 0, so the number with which the condition
+  compares the counter says it. A loop with neither counts once.
+  """
+  turns, calls, limits, constants, current = {}, [], {}, {}, None
   for line in text.splitlines():
     header = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
     if header:
-      current = header[2]
+      current, constants = header[2], {}
       if header[1]:
         turns[current] = 1
+    if constant := re.search(r"%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)", line):
+      constants[constant[1]] = int(constant[2])
+    if compared := re.search(r" compare\(.*[% ]([\w.\-]+)\), direction=LT", line):
+      limits[current] = constants.get(compared[1])
     trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+    condition = re.search(r"condition=%?([\w.\-]+)", line)
     for called in re.findall(r"(?:body|calls|to_apply|condition)=%?([\w.\-]+)", line):
-      calls.append((current, called, int(trips[1]) if trips else 1))
+      calls.append((current, called, int(trips[1]) if trips else None, condition and condition[1]))
   for _ in range(len(calls)):
     before = dict(turns)
-    for caller, called, trips in calls:
+    for caller, called, trips, condition in calls:
       if caller in turns:
-        turns[called] = turns[caller] * trips
+        turns[called] = turns[caller] * (trips or limits.get(condition) or 1)
     if turns == before:
       return turns
   return turns

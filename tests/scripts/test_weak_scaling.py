@@ -76,22 +76,35 @@ def test_figures_count_every_turn_of_a_loop():
       "bit-meta": {16: model.Program(15, 21, 6, 11, 7, 448)}}
 
 
-# A loop of three turns around one all-reduce of 2 x 64 floats; one of 10 floats and one byte outside of it.
+# A loop around one all-reduce of 2 x 64 floats; one of 10 floats and one byte outside of it.
 COMPILED = """
-%body.1 (p: f32[]) -> f32[] {
+%test.1 (p: (s32[], f32[2,64])) -> pred[] {
+  %constant.4 = s32[]{:T(128)} constant(3), metadata={op_name="a"}
+  %constant.5 = s32[]{:T(128)} constant(7)
+  ROOT %lt.1 = pred[]{:T(512)} compare(%counter, %constant.4), direction=LT, metadata={op_name="b"}
+}
+%body.1 (p: (s32[], f32[2,64])) -> (s32[], f32[2,64]) {
   %all-reduce.1 = f32[2,64]{1,0} all-reduce(%a), to_apply=%add
 }
 ENTRY %main.2 (q: f32[]) -> f32[] {
-  %while.1 = f32[] while(%q), condition=%test, body=%body.1, backend_config={"known_trip_count":{"n":"3"}}
+  %while.1 = (s32[], f32[2,64]) while(%q), condition=%test.1, body=%body.1KNOWN
   %all-reduce-start.2 = (f32[10]{0}, s8[1]{0}) all-reduce-start(%b, %c), to_apply=%add
 }
 """
 
 
-def test_all_reduces_of_a_compiled_program():
-  turns = tpu_programs.loop_turns(COMPILED)
-  assert (turns["main.2"], turns["body.1"]) == (1, 3)
-  assert tpu_programs.all_reduces(COMPILED, turns) == [(512, 3), (41, 1)]
+# The CPU compiler says how often the loop turns; the TPU compiler does not.
+@pytest.mark.parametrize(("known", "turns"), [("", 3), (', backend_config={"known_trip_count":{"n":"5"}}', 5)])
+def test_all_reduces_of_a_compiled_program(known, turns):
+  text = COMPILED.replace("KNOWN", known)
+  found = tpu_programs.loop_turns(text)
+  assert (found["main.2"], found["body.1"]) == (1, turns)
+  assert tpu_programs.all_reduces(text, found) == [(512, turns), (41, 1)]
+
+
+def test_a_loop_of_unknown_turns_counts_once():
+  text = COMPILED.replace("KNOWN", "").replace("direction=LT", "direction=NE")
+  assert tpu_programs.loop_turns(text)["body.1"] == 1
 
 
 def invented(flops, all_reduces, passes=1):
