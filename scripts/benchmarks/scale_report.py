@@ -154,7 +154,7 @@ def plot(network: str, programs: Programs, images: Sequence[int], global_batch: 
   rows = figure.subplots(len(names), 2, squeeze=False)
   for (left, right), name in zip(rows, names, strict=True):
     draw_efficiency(left, programs, name, images)
-    left.set_title(f"{name}: as many images on every chip")
+    left.set_title(f"{name}: images on a chip fixed")
     draw_parts(right, programs, name, global_batch)
     right.set_title(f"{name}: {global_batch} images in all")
   return figure

@@ -142,6 +142,15 @@ def test_a_slow_teacher_is_the_limit(figures):
   assert both[0].total == pytest.approx(61e-3) and both[0].limit == "teacher"
 
 
+def test_page_has_the_tables_of_the_saved_figures():
+  saved = json.loads((ROOT / "docs" / "evidence" / "weak_scaling.json").read_text())
+  programs = report.programs_of(saved)
+  page = (ROOT / "docs" / "many-devices.md").read_text()
+  assert report.compiled_table(saved, programs) in page
+  assert report.weak_table(programs, "weight training", (8, 16, 256)) in page
+  assert report.split_table(programs, "weight training", 4096) in page
+
+
 def test_command(figures, tmp_path):
   path, picture = tmp_path / "figures.json", tmp_path / "scale.png"
   path.write_text(json.dumps(figures))
