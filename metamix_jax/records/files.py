@@ -1,6 +1,7 @@
 """Atomic writes of files; a file or folder that cannot be written is one sentence."""
 
 from collections.abc import Callable, Mapping
+import errno
 import json
 import os
 import pathlib
@@ -74,19 +75,18 @@ def make_folder(folder: pathlib.Path) -> None:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-  """Raises UserError if a file could not be written: for what a command writes after hours of work.
+  """Raises UserError if `write_atomically` could not write a file: for what a command writes after hours of work.
 
   A file that exists keeps its content, and one that does not exist is not made.
   """
   file = pathlib.Path(path)
   try:
     file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      os.close(os.open(file, os.O_WRONLY))
-    except FileNotFoundError:
-      partial = _partial_of(file)
-      partial.touch()
-      partial.unlink()
+    if file.is_dir():
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    partial = _partial_of(file)  # As `write_atomically` writes it.
+    partial.touch()
+    partial.unlink()
   except (OSError, ValueError) as error:
     raise not_written(path, error) from error
 

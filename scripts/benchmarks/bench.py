@@ -80,7 +80,8 @@ def main(argv):
   table = [figures(config, name, seconds, measured[name], peak) for name in programs]
   facts = {
       "network": config.network.name, "image_size": config.data.image_size, "batch_size": config.batch_size,
-      "candidate_bits": list(candidate_widths(networks[0].layers)), "compute_dtype": config.compute_dtype,
+      "candidate_bits": list(candidate_widths(networks[0].layers)), "targets": len(targets(config)),
+      "compute_dtype": config.compute_dtype,
       "matmul_precision": config.matmul_precision,
       "teacher": config.teacher.name, "device": jax.devices()[0].device_kind, "num_devices": jax.device_count(),
       "cores": available_cores(), "matrix_multiply_gflops": peak, "jax": jax.__version__}

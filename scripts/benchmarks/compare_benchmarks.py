@@ -5,17 +5,18 @@
   python scripts/benchmarks/compare_benchmarks.py docs/evidence/benchmarks/digits.json now.json
 
 Times differ between machines and hours by far more than between two versions of a program, so ratios within a run are
-compared. A step is slower where its ratio rises by more than --tolerance, and larger where its temporaries or its
-operations do. Something that is slower or larger ends with status 1.
+compared. A ratio, the temporaries or the operations of a step that rise by more than --tolerance end with status 1. The
+full-precision step is the unit: where it gets faster, the other ratios rise, and what slows all steps down alike shows
+in the ratios to PyTorch alone.
 """
 
 from collections.abc import Mapping, Sequence
-import json
 import pathlib
 import sys
 from typing import Any, TypeAlias
 
 from absl import app, flags
+from benchmark_file import read_benchmark
 
 from metamix_jax.command_line import exit_on_user_error, flags_parser
 from metamix_jax.errors import UserError
@@ -23,8 +24,8 @@ from metamix_jax.errors import UserError
 _TOLERANCE = flags.DEFINE_float("tolerance", 0.1, "Part of a figure that it may rise by.", lower_bound=0.0)
 
 # Of a file: what has to be equal for its ratios to be comparable.
-SAME = ("network", "image_size", "batch_size", "candidate_bits", "compute_dtype", "matmul_precision", "teacher",
-        "device", "num_devices", "cores")
+SAME = ("network", "image_size", "batch_size", "candidate_bits", "targets", "compute_dtype", "matmul_precision",
+        "teacher", "device", "num_devices", "cores")
 Change: TypeAlias = tuple[str, str, float, float]  # Step, figure, before, after.
 FIGURES = {"in_f": "in F", "in_torch_f": "in PyTorch F", "temporaries_mb": "temporaries [MB]", "gflop": "GFLOP"}
 
@@ -35,9 +36,15 @@ def main(argv):
   before, after = read_arguments(argv)
   check_comparable(before["facts"], after["facts"])
   rows = changes(before["steps"], after["steps"])
+  if not rows:
+    raise UserError("the two files have no step in common; measure the same steps.")
   print("| step | figure | before | after | change |\n|---|---|---|---|---|")
   for step, figure, old, new in rows:
-    print(f"| {step} | {FIGURES[figure]} | {old:.4g} | {new:.4g} | {100 * (new / old - 1):+.1f} % |")
+    change = f"{100 * (new / old - 1):+.1f} %" if old else ""
+    print(f"| {step} | {FIGURES[figure]} | {old:.4g} | {new:.4g} | {change} |")
+  alone = sorted(before["steps"].keys() ^ after["steps"].keys())
+  if alone:
+    print(f"\nIn one of the files alone: {', '.join(alone)}.")
   above = risen(rows, _TOLERANCE.value)
   if above:
     print(f"\nMore than {_TOLERANCE.value:.0%} above: {'; '.join(above)}.")
@@ -51,15 +58,6 @@ def read_arguments(argv: Sequence[str]) -> list[dict[str, Any]]:
   return [read_benchmark(pathlib.Path(path)) for path in argv[1:]]
 
 
-def read_benchmark(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a file of bench.py; raises UserError if it is none."""
-  try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return {"facts": dict(found["facts"]), "steps": {step["step"]: step for step in found["steps"]}}
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(f"{path} is no file of bench.py --json ({type(error).__name__}: {error}).") from error
-
-
 def check_comparable(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
   """Raises UserError where two files are of other things: the first fact that differs."""
   for name in SAME:
@@ -71,11 +69,11 @@ def check_comparable(before: Mapping[str, Any], after: Mapping[str, Any]) -> Non
 
 def changes(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> list[Change]:
   """Returns (step, figure, before, after) of what both files have; the full-precision step itself is the unit."""
-  return [
-      (name, figure, old[figure], after[name][figure])
+  rows = [
+      (name, figure, old.get(figure), after[name].get(figure))
       for name, old in before.items() if name in after
-      for figure in FIGURES
-      if old.get(figure) and after[name].get(figure) and not (figure == "in_f" and name.startswith("F:"))]
+      for figure in FIGURES if not (figure == "in_f" and name.startswith("F:"))]
+  return [row for row in rows if None not in row]
 
 
 def risen(rows: Sequence[Change], tolerance: float) -> list[str]:

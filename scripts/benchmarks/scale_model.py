@@ -11,7 +11,8 @@ from typing import NamedTuple
 # https://docs.cloud.google.com/tpu/docs/v5e, per chip. The 256 chips of a full slice then reduce 51.2 TB/s, as it says.
 PEAK_FLOPS = 197e12  # A second, in bfloat16.
 MEMORY_BYTES = 819e9  # A second.
-LINK_BYTES = 400e9 / 8  # A second, in each direction of one of the four links.
+LINK_BYTES = 400e9 / 8  # A second, in each direction of one of the four links; links never limit here.
+CHIP_MEMORY_BYTES = 16 * 2**30
 SLICE_CHIPS = 256  # More chips are several slices, joined by a data-centre network.
 NETWORK_BYTES = 6.4e12 / 8 / SLICE_CHIPS  # A second and chip, of the data-centre network.
 # https://jax-ml.github.io/scaling-book/sharding: an axis is a ring where it has 16 chips, else a line.

@@ -5,15 +5,25 @@ from typing import Any, NamedTuple
 
 from matplotlib import ticker
 from matplotlib.figure import Figure
-from scale_model import CHIPS, HOP_SECONDS, LINK_BYTES, Program, Times, at_images, times, times_of_all
+from scale_model import (
+  CHIP_MEMORY_BYTES,
+  CHIPS,
+  HOP_SECONDS,
+  LINK_BYTES,
+  Program,
+  Times,
+  at_images,
+  times,
+  times_of_all,
+)
 
+from metamix_jax.errors import UserError
 from metamix_jax.reporting import style
 
 # The programs of an iteration after the teacher's, in order.
 ITERATIONS = {"bit selection": ("bit-meta", "bit-search"), "weight training": ("stage B",)}
 TEACHER = "teacher"
-STEPS = (TEACHER, *(name for names in ITERATIONS.values() for name in names))
-CHIP_MEMORY = 16 * 2**30  # Bytes.
+COMPILED_STEPS = (TEACHER, *(name for names in ITERATIONS.values() for name in names))
 SMALL = LINK_BYTES * HOP_SECONDS[0]  # Bytes whose way over a link takes less than a hop.
 # {step: {images on a chip: program}}.
 Programs = Mapping[str, Mapping[int, Program]]
@@ -60,6 +70,25 @@ def complete(programs: Programs) -> list[str]:
   return [name for name, steps in ITERATIONS.items() if all(programs.get(step) for step in (TEACHER, *steps))]
 
 
+def check_complete(programs: Programs, source: str) -> None:
+  """Raises UserError, in which `source` says where the programs are from, if they complete no iteration."""
+  if not complete(programs):
+    needed = "; ".join(", ".join((TEACHER, *steps)) for steps in ITERATIONS.values())
+    raise UserError(f"{source} {', '.join(programs) or 'no program'}; an iteration needs all of: {needed}.")
+
+
+def check_enclosed(programs: Programs, images: Sequence[int], global_batch: int) -> None:
+  """Raises UserError if a number of images on a chip lies outside of the compiled ones, or every share of the batch."""
+  for name in complete(programs):
+    compiled = sorted(set.intersection(*(set(programs[step]) for step in (TEACHER, *ITERATIONS[name]))))
+    allowed = f"the programs were compiled for {compiled[0]} to {compiled[-1]} images on a chip"
+    for number in images:
+      if number not in enclosed(programs, name, images):
+        raise UserError(f"--images has {number}; {allowed}.")
+    if not any(compiled[0] <= global_batch / chips <= compiled[-1] for chips in CHIPS):
+      raise UserError(f"--global_batch is {global_batch}, which no number of chips splits into that; {allowed}.")
+
+
 def text(figures: Mapping[str, Any], programs: Programs, images: Sequence[int], global_batch: int) -> str:
   """Returns all tables in Markdown.
 
@@ -90,7 +119,7 @@ def compiled_table(figures: Mapping[str, Any], programs: Programs) -> str:
       small = sum(times for size, times in figures["programs"][step][str(images)]["all_reduces"] if size < SMALL)
       lines.append(
           f"| {step} | {images} | {program.flops / 1e9:.1f} | {program.bytes / 1e9:.2f} | {program.all_reduces} | "
-          f"{small} | {program.reduced / 1e6:.1f} | {program.memory / CHIP_MEMORY:.0%} |")
+          f"{small} | {program.reduced / 1e6:.1f} | {100 * program.memory / CHIP_MEMORY_BYTES:.0f} % |")
   return "\n".join(lines)
 
 

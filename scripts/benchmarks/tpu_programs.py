@@ -103,8 +103,9 @@ def memory_bytes(compiled):
 def loop_turns(text):
   """Counts the executions of each computation of a compiled program, by name, with each turn of a loop.
 
-  The TPU compiler leaves out how often a loop turns. JAX's loops count from 0, so the number with which the condition
-  compares the counter says it. A loop with neither counts once.
+  The CPU compiler writes the number of turns beside a loop (known_trip_count), the TPU compiler does not. JAX's loops
+  count from 0, so the number with which the condition compares the counter says it. A loop with neither counts once,
+  and so does what stands in a branch of a conditional. A computation with several callers counts as for the last one.
   """
   turns, calls, limits, constants, current = {}, [], {}, {}, None
   for line in text.splitlines():
@@ -149,3 +150,24 @@ def all_reduces(text, turns):
                  for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", reduced[1]))
       found.append((size, turns.get(current, 1)))
   return found
+
+
+def describe(text, costs, memory):
+  """Returns what one compiled program needs on each chip, for JSON.
+
+  Args:
+    text: of the compiled program.
+    costs: from the compiler's cost analysis; the body of a loop is counted once.
+    memory: of arguments, outputs and temporaries, in bytes.
+
+  Returns:
+    "flops" and "bytes" as in `costs`; "turns" of the loop over bit-widths, the most executions of an all-reduce;
+    "memory"; "all_reduces": [bytes, executions], largest first, those of the same size together.
+  """
+  together = {}
+  for size, times in (reduced := all_reduces(text, loop_turns(text))):
+    together[size] = together.get(size, 0) + times
+  return {
+      "flops": costs["flops"], "bytes": costs["bytes accessed"],
+      "turns": max((times for _, times in reduced), default=1), "memory": memory,
+      "all_reduces": sorted(([size, times] for size, times in together.items()), reverse=True)}

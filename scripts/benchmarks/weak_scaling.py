@@ -6,7 +6,7 @@
   python scripts/benchmarks/weak_scaling.py --figures=figures.json --plot=scale.png
 
 The first command compiles the programs of the config, for which aot_tpu.py says what is needed, and writes the
-compiler's figures. The second one makes the same tables and the same plot from these figures in seconds. There are two
+compiler's figures after each program. The second one makes tables and plot from these figures in seconds. There are two
 regimes: a fixed number of images on every chip, and one global batch split over the chips. scale_model.py has the
 arithmetic and the constants of the chip with their sources.
 
@@ -37,7 +37,7 @@ from metamix_jax.reporting import style
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "The slice for which the programs are compiled.")
 _IMAGES = flags.DEFINE_list("images", ["8", "16", "256"], "On a chip: what is compiled, and the columns of a table.")
-_STEPS = flags.DEFINE_list("steps", list(scale_report.STEPS), "Which programs are compiled.")
+_STEPS = flags.DEFINE_list("steps", list(scale_report.COMPILED_STEPS), "Which programs are compiled.")
 _EFFORT = flags.DEFINE_float("effort", -1.0, "Of the compiler, from -1 to 1.", lower_bound=-1.0, upper_bound=1.0)
 _JSON = define_path("json", None, "File for the compiler's figures.")
 _FIGURES = define_path("figures", None, "File of an earlier --json; nothing is compiled.")
@@ -56,13 +56,16 @@ def main(argv):
   images = sorted(numbers_of(_IMAGES.value, "--images"))
   if (_CONFIG.value is None) == (_FIGURES.value is None):
     raise UserError("--config and --figures are both given or both missing; give one of them.")
+  if _FIGURES.value is not None and _JSON.value is not None:
+    raise UserError("--json is given with --figures, which are such a file already; leave it out.")
   if _FIGURES.value is not None:
     figures, programs = parse_results(_FIGURES.value, read, _FIGURES.value)
+    scale_report.check_complete(programs, f"{_FIGURES.value} has")
   else:
+    scale_report.check_complete(dict.fromkeys(compiled_steps(_CONFIG.value), {1: None}), "--steps names")
     figures = compile_figures(_CONFIG.value, images)
-    if _JSON.value is not None:
-      files.write_json(_JSON.value, figures)
     programs = scale_report.programs_of(figures)
+  scale_report.check_enclosed(programs, images, _GLOBAL_BATCH.value)
   print(scale_report.text(figures, programs, images, _GLOBAL_BATCH.value))
   if _PLOT.value is not None:
     style.save(lambda: scale_report.plot(figures["network"], programs, images, _GLOBAL_BATCH.value), _PLOT.value)
@@ -71,7 +74,17 @@ def main(argv):
 def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, dict[int, scale_model.Program]]]:
   """Returns the figures of an earlier --json and their programs; raises what `programs_of` does."""
   figures = json.loads(path.read_text(encoding="utf-8"))
+  for name in ("network", "topology", "effort", "versions"):
+    figures[name]
   return figures, scale_report.programs_of(figures)
+
+
+def compiled_steps(config: ml_collections.ConfigDict) -> list[str]:
+  """Returns the programs of --steps that a config has; raises UserError if one does not exist."""
+  for name in _STEPS.value:
+    if name not in scale_report.COMPILED_STEPS:
+      raise UserError(f"--steps names {name!r}; allowed are {', '.join(scale_report.COMPILED_STEPS)}.")
+  return [name for name in _STEPS.value if name != scale_report.TEACHER or config.teacher.name != "labels"]
 
 
 def compile_figures(config: ml_collections.ConfigDict, images: Sequence[int]) -> dict[str, Any]:
@@ -91,13 +104,15 @@ def compile_figures(config: ml_collections.ConfigDict, images: Sequence[int]) ->
 
   from metamix_jax.training import context
 
-  for name in _STEPS.value:
-    if name not in scale_report.STEPS:
-      raise UserError(f"--steps names {name!r}; allowed are {', '.join(scale_report.STEPS)}.")
+  if not _TOPOLOGY.value.startswith("v5e:"):
+    raise UserError(f"--topology is {_TOPOLOGY.value!r}; allowed are slices of v5e, whose constants the model has.")
   devices = tpu_programs.topology_devices(_TOPOLOGY.value)
   tpu_programs.set_for_tpus(config)
   networks = context.networks_without_data(config)
-  found = {name: {} for name in _STEPS.value}
+  found = {name: {} for name in compiled_steps(config)}
+  figures = {
+      "network": config.network.name, "topology": _TOPOLOGY.value, "effort": _EFFORT.value,
+      "versions": {package: version_of(package) for package in ("jax", "libtpu")}, "programs": found}
   for number in images:
     for name, program, arguments in tpu_programs.programs(config, *networks, devices, number * len(devices)):
       if name in found:
@@ -105,34 +120,11 @@ def compile_figures(config: ml_collections.ConfigDict, images: Sequence[int]) ->
         dtype = config.teacher.dtype if name == "teacher" else config.compute_dtype
         found[name][str(number)] = {
             "passes": scale_model.PASSES[config.matmul_precision] if dtype == "float32" else 1,
-            **describe(compiled.as_text(), compiled.cost_analysis(), tpu_programs.memory_bytes(compiled))}
+            **tpu_programs.describe(compiled.as_text(), compiled.cost_analysis(), tpu_programs.memory_bytes(compiled))}
         print(f"{name}, {number} images: {found[name][str(number)]}", file=sys.stderr, flush=True)
-  return {
-      "network": config.network.name, "topology": _TOPOLOGY.value, "effort": _EFFORT.value,
-      "versions": {package: version_of(package) for package in ("jax", "libtpu")}, "programs": found}
-
-
-def describe(text: str, costs: dict[str, float], memory: int) -> dict[str, Any]:
-  """Returns what one compiled program needs on each chip, for JSON.
-
-  Args:
-    text: of the compiled program.
-    costs: from the compiler's cost analysis; the body of a loop is counted once.
-    memory: of arguments, outputs and temporaries, in bytes.
-
-  Returns:
-    "flops" and "bytes" as in `costs`; "turns" of the loop over bit-widths, the most executions of an all-reduce;
-    "memory"; "all_reduces": [bytes, executions], largest first, those of the same size together.
-  """
-  import tpu_programs
-
-  together = {}
-  for size, times in (reduced := tpu_programs.all_reduces(text, tpu_programs.loop_turns(text))):
-    together[size] = together.get(size, 0) + times
-  return {
-      "flops": costs["flops"], "bytes": costs["bytes accessed"],
-      "turns": max((times for _, times in reduced), default=1), "memory": memory,
-      "all_reduces": sorted(([size, times] for size, times in together.items()), reverse=True)}
+        if _JSON.value is not None:  # A program takes minutes, and the next one may not fit.
+          files.write_json(_JSON.value, figures)
+  return figures
 
 
 if __name__ == "__main__":

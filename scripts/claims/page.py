@@ -13,8 +13,8 @@ from metamix_jax.records.files import write_text
 
 PAGE = ROOT / "docs" / "ledger.md"
 NOT_RUN = "not run yet"
-# Of the table of commands, and of `python scripts/ledger.py`: claims that share runs are neighbours; i and o
-# share no search with the others.
+# Of the table of commands, and of `python scripts/ledger.py`: a claim comes after those whose runs it reads;
+# i and o share no search with the others.
 ORDER = "ajhbkdefgcmlnio"
 
 

@@ -230,8 +230,8 @@ def kept_targets(seeds: Sequence[Values], rules: Rules) -> list[Statement]:
       _statement(
           words, TOP1, [seed[arm]["top1"] - seed["selected"]["top1"] for seed in seeds], rules["reaches"])
       for arm, words in (
-          ("kept_classes", "targets of the ten highest classes alone reach those of all classes"),
-          ("repeated_crops", "crops that come again after two epochs reach crops that never do"))]
+          ("kept_classes", "targets of the highest classes alone reach those of all classes"),
+          ("repeated_crops", "crops that come again reach crops that never do"))]
 
 
 def before_weight_training(seeds: Sequence[Values], rules: Rules) -> list[Statement]:

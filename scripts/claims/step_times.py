@@ -1,4 +1,4 @@
-"""What the steps of a search take, one by one."""
+"""What the steps of a search take, taken in turns."""
 
 from collections.abc import Callable, Mapping
 import statistics

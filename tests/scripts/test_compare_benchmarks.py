@@ -9,15 +9,19 @@ import pytest
 from metamix_jax.errors import UserError
 from tests.helpers.files import ROOT, load_script
 
-compare_benchmarks = load_script("benchmarks/compare_benchmarks")
+with pytest.MonkeyPatch.context() as patch:
+  patch.syspath_prepend(str(ROOT / "scripts" / "benchmarks"))
+  compare_benchmarks = load_script("benchmarks/compare_benchmarks")
 
 FACTS = {"network": "digits", "batch_size": 64, "cores": 2}
 
 
 def write(path, in_f, megabytes, facts=FACTS):
   path.write_text(json.dumps({"facts": facts, "steps": [
-      {"step": "F: full precision", "ms": 50, "in_f": 1.0, "in_torch_f": None, "temporaries_mb": 700.0, "gflop": 22.0},
-      {"step": "bit-meta", "ms": 100, "in_f": in_f, "in_torch_f": None, "temporaries_mb": megabytes, "gflop": 70.0}]}))
+      {"step": "F: full precision", "images_per_second": 20, "in_f": 1.0, "in_torch_f": None, "temporaries_mb": 700.0,
+       "gflop": 22.0},
+      {"step": "bit-meta", "images_per_second": 10, "in_f": in_f, "in_torch_f": None, "temporaries_mb": megabytes,
+       "gflop": 70.0}]}))
   return path
 
 
@@ -60,3 +64,14 @@ def test_steps_of_one_file_alone_are_left_out():
   steps = {"bit-meta": {"in_f": 3.0, "gflop": None}, "stage A": {"in_f": 1.2}}
   assert compare_benchmarks.changes(steps, {"bit-meta": {"in_f": 2.5, "gflop": 70.0}}) == [
       ("bit-meta", "in_f", 3.0, 2.5)]
+
+
+def test_files_without_a_step_in_common(tmp_path):
+  before = write(tmp_path / "a.json", 3.0, 900.0)
+  after = tmp_path / "b.json"
+  after.write_text(json.dumps({"facts": FACTS, "steps": [{"step": "stage A", "images_per_second": 3}]}))
+  assert compare(before, after) == (
+      2, "compare_benchmarks: the two files have no step in common; measure the same steps.\n")
+  after.write_text(json.dumps({"facts": FACTS, "steps": [{"step": "stage A", "images_per_second": 0}]}))
+  with pytest.raises(UserError, match="b.json is no file of bench.py --json .ValueError: images_per_second is not"):
+    compare_benchmarks.read_benchmark(after)

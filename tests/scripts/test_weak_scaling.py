@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from metamix_jax.errors import UserError
 from tests.helpers.files import ROOT
 
 with pytest.MonkeyPatch.context() as patch:
@@ -124,9 +125,9 @@ def test_tables(figures):
   programs = report.programs_of(figures)
   assert report.complete(programs) == ["weight training"]
   assert report.compiled_table(figures, programs).splitlines()[-1] == (
-      "| stage B | 256 | 6304.0 | 0.00 | 50 | 50 | 0.1 | 50% |")
+      "| stage B | 256 | 6304.0 | 0.00 | 50 | 50 | 0.1 | 50 % |")
   # 2 ms alone; on 16 chips 50 all-reduces of 12 hops take 0.6 ms, or 1.6.
-  weak = report.weak_table(programs, "weight training", (4, 8, 256)).splitlines()
+  weak = report.weak_table(programs, "weight training", (8, 256)).splitlines()
   assert weak[2] == "| 1 | 2.00 | 100 % | 64.0 | 100 % |"
   assert weak[6] == "| 16 | 2.60 to 3.60 | 55.5 to 76.9 % | 64.6 to 65.6 | 97.6 to 99.1 % |"
   split = report.split_table(programs, "weight training", 4096).splitlines()
@@ -134,6 +135,26 @@ def test_tables(figures):
       ["| 16", "256"], ["| 32", "128"], ["| 64", "64"], ["| 128", "32"], ["| 256", "16"], ["| 512", "8"]]
   assert split[2].startswith("| 16 | 256 | 32.0 | 32.0 | 0.00 | 0.60 to 1.60 | 0.00 | 64.6 to 65.6 | 62.4 to 63.4 |")
   assert split[2].endswith("| arithmetic |") and split[-1].endswith("| hops of all-reduces |")
+
+
+def test_what_one_program_needs():
+  """Both turns of the loop and the entry's own all-reduce; those of one size would stand together."""
+  text = COMPILED.replace("KNOWN", "")
+  assert tpu_programs.describe(text, {"flops": 5.0, "bytes accessed": 7.0}, 11) == {
+      "flops": 5.0, "bytes": 7.0, "turns": 3, "memory": 11, "all_reduces": [[512, 3], [41, 1]]}
+
+
+def test_programs_that_complete_no_iteration(figures):
+  with pytest.raises(UserError, match="^--steps names teacher; an iteration needs all of: teacher, bit-meta, "):
+    report.check_complete({"teacher": {}}, "--steps names")
+  with pytest.raises(UserError, match="^FILE has no program; an iteration needs all of: "):
+    report.check_complete({}, "FILE has")
+  programs = report.programs_of(figures)
+  report.check_enclosed(programs, [8, 256], 4096)
+  with pytest.raises(UserError, match="^--images has 4; the programs were compiled for 8 to 256 images on a chip"):
+    report.check_enclosed(programs, [4, 8], 4096)
+  with pytest.raises(UserError, match="^--global_batch is 7, which no number of chips splits into that; the programs"):
+    report.check_enclosed(programs, [8], 7)
 
 
 def test_a_slow_teacher_is_the_limit(figures):
@@ -164,3 +185,6 @@ def test_command(figures, tmp_path):
   path.write_text(json.dumps(figures).replace("flops", "other"))
   failed = run(f"--figures={path}")
   assert failed.returncode == 2 and "'flops' is missing" in failed.stderr
+  path.write_text(json.dumps({name: value for name, value in figures.items() if name != "versions"}))
+  failed = run(f"--figures={path}")
+  assert failed.returncode == 2 and "'versions' is missing" in failed.stderr
