@@ -23,6 +23,7 @@ from metamix_jax.errors import UserError
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config of the run, a Python file with get_config().")
 _IMAGES = flags.DEFINE_integer("images", None, "Images of the training split.", lower_bound=1)
 
+
 @exit_on_user_error("whole_run")
 def main(argv):
   """Prints a table; a UserError becomes one sentence and status 2."""
