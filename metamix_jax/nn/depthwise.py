@@ -12,6 +12,9 @@ import jax
 from jax import Array, lax
 import jax.numpy as jnp
 
+# Output rows that the kernel gradient adds before it writes an accumulator back.
+MAX_ROWS = 14
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def shifted_depthwise(x: Array, kernel: Array, stride: int) -> Array:
@@ -86,28 +89,35 @@ def _input_gradient(dy, kernel, stride, height, width):
 
 
 def _kernel_gradient(x, dy, size, stride):
-  """Image by image and output row by output row, one float32 accumulator [W, C] for each kernel entry."""
+  """Image by image, a few output rows at a time and tap by tap, into one float32 accumulator [W, C] for each tap.
+
+  The taps are a loop, so that one function is compiled for all of them.
+  """
   pad, (_, out_h, out_w, channels) = size // 2, dy.shape
-  reach = (out_w - 1) * stride + 1
+  num_rows = max(rows for rows in range(1, MAX_ROWS + 1) if out_h % rows == 0)
+  reach = ((num_rows - 1) * stride + 1, (out_w - 1) * stride + 1, channels)
 
   def add_image(accumulators, image_and_gradient):
     image, gradient = image_and_gradient
     image = _pad(image, (pad, pad), (pad, pad))
 
-    def add_row(row, accumulators):
-      window = lax.dynamic_slice(image, (row * stride, 0, 0), (size, *image.shape[1:]))
-      gradient_row = lax.dynamic_index_in_dim(gradient, row, 0, keepdims=False)
-      return tuple(
-          total + (window[tap // size, tap % size:tap % size + reach:stride] * gradient_row).astype(jnp.float32)
-          for tap, total in enumerate(accumulators)
-      )
+    def add_rows(number, accumulators):
+      first = number * num_rows
+      gradient_rows = lax.dynamic_slice_in_dim(gradient, first, num_rows)
 
-    return lax.fori_loop(0, out_h, add_row, accumulators), None
+      def add_tap(tap, accumulators):
+        x_rows = lax.dynamic_slice(image, (first * stride + tap // size, tap % size, 0), reach)[::stride, ::stride]
+        total = lax.dynamic_index_in_dim(accumulators, tap, keepdims=False)
+        for row in range(num_rows):
+          total += (x_rows[row] * gradient_rows[row]).astype(jnp.float32)
+        return lax.dynamic_update_index_in_dim(accumulators, total, tap, 0)
 
-  start = (jnp.zeros((out_w, channels), jnp.float32),) * (size * size)
-  accumulators, _ = lax.scan(add_image, start, (x, dy))
-  taps = jnp.stack([total.sum(0) for total in accumulators])
-  return taps.reshape(size, size, 1, channels).astype(x.dtype)
+      return lax.fori_loop(0, size * size, add_tap, accumulators)
+
+    return lax.fori_loop(0, out_h // num_rows, add_rows, accumulators), None
+
+  accumulators, _ = lax.scan(add_image, jnp.zeros((size * size, out_w, channels), jnp.float32), (x, dy))
+  return accumulators.sum(1).reshape(size, size, 1, channels).astype(x.dtype)
 
 
 shifted_depthwise.defvjp(_shifted_forward, _shifted_backward)

@@ -44,6 +44,18 @@ def test_shifted_equals_native(kernel_size, sizes, stride):
       np.testing.assert_allclose(ours, xla, rtol=1e-5, atol=2e-5, err_msg=f"{size} {name}")
 
 
+@pytest.mark.parametrize("rows, stride", [(28, 1), (30, 2), (17, 1)])
+def test_the_kernel_gradient_of_many_rows_is_exact(rows, stride):
+  """28 output rows are added in two parts, 15 in three and 17, a prime, one by one; all values are integers."""
+  rng = np.random.default_rng(rows)
+  x, kernel = (rng.integers(-4, 5, shape).astype(np.float32) for shape in ((2, rows, 5, 3), (3, 3, 1, 3)))
+  dy = rng.integers(-4, 5, (2, (rows - 1) // stride + 1, (5 - 1) // stride + 1, 3)).astype(np.float32)
+  gradients = [
+      jax.vjp(lambda kernel, name=name: depthwise(x, kernel, stride, name), kernel)[1](dy)[0]
+      for name in ("shifted", "native")]
+  np.testing.assert_array_equal(*gradients)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_bfloat16_stays_within_its_precision(stride):
   x, kernel = operands((8, 8), 3, jnp.bfloat16)
