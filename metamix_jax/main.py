@@ -46,7 +46,7 @@ def main(argv):
     multihost.connect(*addresses)
   log_to_terminal()
   workdir = local_folder(str(_WORKDIR.value))
-  _set_compilation_cache(workdir)
+  programs_folder = _set_compilation_cache(workdir)
   stop_request = StopRequest()
   if jax.distributed.is_initialized():  # There JAX listens, and tells all processes of the first SIGTERM.
     turn_into_sigterm()
@@ -57,7 +57,7 @@ def main(argv):
   # The folder is held before the data are looked at, until the report is written.
   with multihost.ending_together(), hold_workdir(workdir):
     try:
-      experiment.run(prepare(_CONFIG.value), workdir, stop_request)
+      experiment.run(prepare(_CONFIG.value, programs_folder=programs_folder), workdir, stop_request)
     except Interrupted as interruption:
       print(f"metamix_jax: {interruption}; the same command continues.", file=sys.stderr)
       sys.exit(EXIT_INTERRUPTED)
@@ -65,20 +65,27 @@ def main(argv):
       _report(workdir, targets(_CONFIG.value))
 
 
-def _set_compilation_cache(workdir: pathlib.Path):
+def _set_compilation_cache(workdir: pathlib.Path) -> pathlib.Path | None:
   """Keeps compiled programs in DIR/compilation_cache, or where JAX_COMPILATION_CACHE_DIR says.
 
   A run that is continued, or a second run of the folder, then compiles nothing again.
+
+  Returns:
+    The folder for whole programs (saved_programs.py); None where the user's is a URL.
   """
   jax_config: Any = jax.config  # Its fields are made at run time.
   users = jax_config.jax_compilation_cache_dir
+  folder = pathlib.Path(users or workdir / "compilation_cache").absolute()
   if not users:
-    jax.config.update("jax_compilation_cache_dir", str((workdir / "compilation_cache").absolute()))
-  elif "://" not in users:
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+  elif "://" in users:
+    return None
+  else:
     try:
-      check_writable(pathlib.Path(users) / f"process_{os.getpid()}")
+      check_writable(folder / f"process_{os.getpid()}")
     except UserError as error:
       raise UserError(f"JAX_COMPILATION_CACHE_DIR={users}: {error}") from error
+  return folder / "programs"
 
 
 def _report(workdir: pathlib.Path, all_targets: Sequence[float]):

@@ -18,7 +18,7 @@ COMMAND = """
 import sys
 import jax
 from metamix_jax import main
-main.prepare = lambda config: None
+main.prepare = lambda config, programs_folder: None
 main.experiment.run = lambda context, workdir, stop_request: print(jax.config.jax_compilation_cache_dir)
 main._report = lambda workdir, targets: None
 main.run()

@@ -29,6 +29,7 @@ from metamix_jax.records.limits import Limits, read_limits
 from metamix_jax.training import parallel
 from metamix_jax.training.alternation import Alternation, alternate
 from metamix_jax.training.optimizers import arch_optimizer, weight_optimizer
+from metamix_jax.training.saved_programs import with_saved_programs
 from metamix_jax.training.steps import AXIS
 
 MakeOptimizer: TypeAlias = Callable[[optax.ScalarOrSchedule], optax.GradientTransformation]
@@ -72,7 +73,8 @@ class TrainingContext:
 
 
 def prepare(
-    config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ, steps: parallel.Steps = parallel.STEPS
+    config: ml_collections.ConfigDict, quantizer: Quantizer = LSQ, steps: parallel.Steps = parallel.STEPS,
+    programs_folder: pathlib.Path | None = None,
 ) -> TrainingContext:
   """Checks a config and builds what the phases need; compiles nothing.
 
@@ -80,6 +82,7 @@ def prepare(
     config: a config.
     quantizer: the functions that quantise.
     steps: of one replica.
+    programs_folder: where compiled programs are kept (saved_programs.py); None: nowhere.
 
   Raises:
     UserError: the config or its data are wrong; one sentence names the field, its value and what is allowed.
@@ -107,10 +110,12 @@ def prepare(
     selected_bits.read_selected_bits(config.bits_from, network.layers)
   if config.meta_state_from is not None:
     check_saved_search(pathlib.Path(config.meta_state_from), network.layers)
+  programs = parallel.make_programs(functions=steps, matmul_precision=config.matmul_precision)
+  if programs_folder is not None:
+    programs = with_saved_programs(programs, programs_folder)
   return TrainingContext(
-      config, source, network, teacher,
-      parallel.make_programs(functions=steps, matmul_precision=config.matmul_precision),
-      make_weight_optimizer(config), make_arch_optimizer(config), limits=limits, quantizer=quantizer)
+      config, source, network, teacher, programs, make_weight_optimizer(config), make_arch_optimizer(config),
+      limits=limits, quantizer=quantizer)
 
 
 def make_weight_optimizer(config: ml_collections.ConfigDict) -> MakeOptimizer:

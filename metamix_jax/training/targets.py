@@ -3,20 +3,18 @@
 import collections
 from collections.abc import Iterator
 import hashlib
-import os
 import pathlib
-import platform
 
 import jax
 import numpy as np
 
-from metamix_jax.data.cores import available_cores
 from metamix_jax.records import multihost
 from metamix_jax.records.kept_targets import WHOLE, KeptTargets, WholeTargets
 from metamix_jax.records.summary import version_of
 from metamix_jax.records.workdir import CHANGEABLE
 from metamix_jax.training.context import TrainingContext
 from metamix_jax.training.fingerprint import digest_of_tree
+from metamix_jax.training.program_identity import host
 from metamix_jax.training.state import Teacher
 
 HostBatch = dict[str, np.ndarray]
@@ -150,7 +148,7 @@ def _facts(context, teacher, batch_size):
   program = context.programs.teacher_targets.lower(teacher, batch).as_text()
   return {
       "data": context.data.description, "seed": context.config.seed, "batch_size": context.config.batch_size,
-      "processes": jax.process_count(), "devices": [devices[0].device_kind, len(devices)], "host": _host(),
+      "processes": jax.process_count(), "devices": [devices[0].device_kind, len(devices)], "host": host(),
       "fields": {name: value for name, value in context.config.data.to_dict().items()
                  if f"data.{name}" not in CHANGEABLE},
       "teacher": digest_of_tree((teacher.weights, teacher.batch_stats)),
@@ -159,10 +157,3 @@ def _facts(context, teacher, batch_size):
       "versions": {name: version_of(name) for name in (
           "jaxlib", "metamix_jax", "numpy", "tensorflow", "tensorflow-datasets")}}
 
-
-def _host():
-  """Returns what XLA's programs for this host depend on, besides their text."""
-  cpuinfo = pathlib.Path("/proc/cpuinfo")
-  features = cpuinfo.read_text(encoding="utf-8").split("flags", 1)[-1].split("\n", 1)[0] if cpuinfo.exists() else ""
-  return [platform.machine(), hashlib.sha256(features.encode()).hexdigest(), available_cores(),
-          os.environ.get("XLA_FLAGS", "")]
