@@ -71,7 +71,7 @@ def _set_compilation_cache(workdir: pathlib.Path) -> pathlib.Path | None:
   A run that is continued, or a second run of the folder, then compiles nothing again.
 
   Returns:
-    The folder for whole programs (saved_programs.py); None where the user's is a URL.
+    The folder for the steps of a run (saved_programs.py); None where the cache is at a URL or switched off.
   """
   jax_config: Any = jax.config  # Its fields are made at run time.
   users = jax_config.jax_compilation_cache_dir
@@ -85,7 +85,7 @@ def _set_compilation_cache(workdir: pathlib.Path) -> pathlib.Path | None:
       check_writable(folder / f"process_{os.getpid()}")
     except UserError as error:
       raise UserError(f"JAX_COMPILATION_CACHE_DIR={users}: {error}") from error
-  return folder / "programs"
+  return folder / "programs" if jax_config.jax_enable_compilation_cache else None
 
 
 def _report(workdir: pathlib.Path, all_targets: Sequence[float]):

@@ -1,5 +1,6 @@
 """The compilation cache: the user's, or else the sweep's, or else the run's."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -23,6 +24,31 @@ main.experiment.run = lambda context, workdir, stop_request: print(jax.config.ja
 main._report = lambda workdir, targets: None
 main.run()
 """
+SHORT_RUN = (
+    "--config=configs/digits.py", "--config.pretraining.epochs=1", "--config.bit_selection.epochs=1",
+    "--config.bit_selection.meta_only_epochs=0", "--config.stage_a.epochs=1", "--config.stage_b.epochs=1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_second_run_of_a_config_loads_its_programs_and_is_the_same(devices, data_dir, tmp_path, monkeypatch):
+  """What the second run loads it marks with the time, and it saves no other."""
+  monkeypatch.setenv(VARIABLE, f"{tmp_path}/cache")
+  monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+  monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={devices}")
+  times, fingerprints = [], []
+  for name in ("first", "second"):
+    result = subprocess.run(
+        [sys.executable, "-m", "metamix_jax.main", *SHORT_RUN, f"--config.data.data_dir={data_dir}",
+         f"--workdir={tmp_path / name}"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    times.append({path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "programs").iterdir()})
+    fingerprints.append(json.loads((tmp_path / name / "report" / "summary.json").read_text())["fingerprints"])
+  # Weights at three precisions and bit-meta and bit search; teacher, calibration and input ranges; scores in full
+  # precision and at chosen bits, of single images too, and the moments of their batches.
+  assert len(times[0]) == 12
+  assert times[1].keys() == times[0].keys() and all(times[1][name] > time for name, time in times[0].items())
+  assert fingerprints[0] == fingerprints[1]
 
 
 @pytest.mark.slow

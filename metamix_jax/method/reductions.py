@@ -8,9 +8,9 @@ import jax
 from jax import Array
 import jax.numpy as jnp
 
-# Below this many elements per image, a loop costs more than it saves.
-MIN_IMAGE_ELEMENTS = 4096
-# Most elements that one turn of the loop takes: with what is computed from them, they stay in the cache.
+# With fewer elements in a turn, a loop costs more than it saves.
+MIN_BLOCK_ELEMENTS = 4096
+# With more, what is computed from them does not stay in the cache. A turn takes more where a row or a whole image has.
 MAX_BLOCK_ELEMENTS = 16384
 
 
@@ -45,9 +45,10 @@ def map_and_sum(function: Callable, *arrays: Array) -> tuple[Array, tuple[Array,
 
   first, *_ = arrays
   shape = first.shape
-  if len(shape) < 3 or math.prod(shape[1:]) < MIN_IMAGE_ELEMENTS:
+  if len(shape) < 3 or math.prod(shape[1:]) < MIN_BLOCK_ELEMENTS:
     return at_once(*arrays)
   _, rows, *row = shape
-  fitting = [n for n in range(1, rows + 1) if rows % n == 0 and n * math.prod(row) <= MAX_BLOCK_ELEMENTS]
-  block = (max(fitting, default=1), *row)
+  divisors = [n for n in range(1, rows + 1) if rows % n == 0 and n * math.prod(row) >= MIN_BLOCK_ELEMENTS]
+  fitting = [n for n in divisors if n * math.prod(row) <= MAX_BLOCK_ELEMENTS]
+  block = (max(fitting, default=divisors[0]), *row)
   return jax.lax.platform_dependent(*arrays, cpu=block_by_block, default=at_once)

@@ -1,7 +1,7 @@
-"""Compiled programs, kept beside JAX's compilation cache, so that a run that starts again traces nothing.
+"""Compiled steps, saved as files, so that a run that starts again does not trace them.
 
-JAX's cache saves compiling. Before it is asked, a step is traced and written out, which takes most of a warm start. A
-program here is found by what tracing would read (program_identity.py), and loaded without it.
+JAX's compilation cache saves compiling. Before it is asked, a step is traced and written out, which takes most of a
+warm start. A program here is found by what tracing would read (program_identity.py), and loaded without it.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from jax.experimental import serialize_executable
 
 from metamix_jax.errors import UserError
 from metamix_jax.records.files import write_atomically
-from metamix_jax.training.parallel import Programs
+from metamix_jax.training.parallel import Programs, replicate
 from metamix_jax.training.program_identity import NotDescribedError, identity
 
 logger = logging.getLogger("metamix_jax")
@@ -45,20 +45,20 @@ _cache_hits = _CacheHits()
 
 
 def with_saved_programs(programs: Programs, folder: pathlib.Path) -> Programs:
-  """Returns the same programs, which are loaded from a folder where they are there, and saved where they are not.
+  """Returns the same programs, which are loaded from a folder if it has them, and otherwise saved there.
 
-  A program is saved if compiling took as long as JAX's cache asks (jax_persistent_cache_min_compile_time_secs) and if
-  everything that it depends on can be described; JAX's cache has the others. Programs of several processes are not
-  saved.
+  A program is saved if it took at least as long as JAX's cache asks (jax_persistent_cache_min_compile_time_secs), if it
+  did not come from that cache, and if everything that it depends on can be described. Programs of several processes are
+  not saved, nor are any on Windows, which does not say whose a file is.
 
   Args:
     programs: of parallel.make_programs.
     folder: only files that belong to the user, and that nobody else can write, are read there.
   """
-  if jax.process_count() > 1:
+  if jax.process_count() > 1 or not hasattr(os, "geteuid"):
     return programs
   saved: dict[str, Any] = {
-      name: SavedProgram(mapped, programs.devices, folder) for name, mapped in programs._asdict().items()
+      name: SavedProgram(name, mapped, programs.devices, folder) for name, mapped in programs._asdict().items()
       if name not in ("devices", "label_targets")}  # The latter has a static argument, and compiles in no time.
   return programs._replace(**saved)
 
@@ -66,31 +66,36 @@ def with_saved_programs(programs: Programs, folder: pathlib.Path) -> Programs:
 class SavedProgram:
   """A mapped step that is loaded from a folder, or compiled and saved there, for each structure of its arguments."""
 
-  def __init__(self, mapped: Any, devices: Sequence[jax.Device], folder: pathlib.Path):
-    self._mapped, self._devices, self._folder = mapped, tuple(devices), folder
+  def __init__(self, name: str, mapped: Any, devices: Sequence[jax.Device], folder: pathlib.Path):
+    self._name, self._mapped, self._devices, self._folder = name, mapped, tuple(devices), folder
     self._programs: dict[Any, Callable] = {}
 
   def __call__(self, *arguments):
     """Runs the step as the mapped function does, which moves arrays to the devices; a compiled program does not."""
-    leaves, structure = jax.tree.flatten(arguments)
-    devices = set(self._devices)
-    if not all(isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices for leaf in leaves):
+    *unmapped, batch = arguments
+    if not self._on_devices(batch):
       return self._mapped(*arguments)
+    arguments = (*(part if self._on_devices(part) else replicate(part, self._devices) for part in unmapped), batch)
+    leaves, structure = jax.tree.flatten(arguments)
     key = structure, tuple((leaf.shape, leaf.dtype, leaf.weak_type, leaf.sharding) for leaf in leaves)
     if key not in self._programs:
-      self._programs[key] = self._find(arguments)
+      self._programs[key] = self.find(*arguments)
     return self._programs[key](*arguments)
+
+  def _on_devices(self, tree: Any) -> bool:
+    devices = set(self._devices)
+    return all(isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices for leaf in jax.tree.leaves(tree))
 
   def lower(self, *arguments) -> Any:
     """Traces the step, as the mapped function does."""
     return self._mapped.lower(*arguments)
 
-  def _find(self, arguments) -> Callable:
-    """Returns the program for these arguments: loaded, or compiled and saved."""
+  def find(self, *arguments) -> Callable:
+    """Returns the program for these arguments, which are on the devices: loaded, or compiled and saved."""
     try:
-      text = identity(self._mapped, arguments)
+      text = identity(self._name, self._mapped, arguments)
     except NotDescribedError as error:
-      logger.debug("not saved, for it depends on %s: %s", error, self._mapped)
+      logger.debug("%s is not saved, for it depends on %s", self._name, error)
       return self._mapped
     digest = hashlib.sha256(text.encode()).hexdigest()
     path = self._folder / f"{digest}.program"
@@ -99,22 +104,26 @@ class SavedProgram:
       return loaded
     begun, hits = time.monotonic(), _cache_hits.count
     compiled = self._mapped.lower(*arguments).compile()
-    least = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
     # XLA's CPU programs that come from JAX's cache do not run when they are saved and loaded once more.
-    if time.monotonic() - begun >= least and _cache_hits.count == hits:
+    if time.monotonic() - begun >= _least_seconds() and _cache_hits.count == hits:
       _write(path, digest, compiled, arguments)
     return compiled
 
 
+def _least_seconds() -> float:
+  return jax.config.values["jax_persistent_cache_min_compile_time_secs"]
+
+
 def _write(path: pathlib.Path, digest: str, compiled: jax.stages.Compiled, arguments: tuple[Any, ...]) -> None:
-  """Saves a program: a line that says what follows, and the program itself. Where it cannot be saved, that is all."""
-  payload, _, structure = serialize_executable.serialize(compiled)
+  """Saves a program: a line that says what follows, and the program itself. If it cannot be saved, the run goes on."""
   try:
+    payload, _, structure = serialize_executable.serialize(compiled)
     result = _describe(structure, arguments)
-  except ValueError:
+  except Exception as error:  # JAX calls this experimental, and not every device can.
+    logger.info("%s was not saved (%s)", path.name, error)
     return
   body = zlib.compress(payload, 1)
-  head = {"identity": digest, "result": result, "sha256": hashlib.sha256(body).hexdigest()}
+  head = {"identity": digest, "result": result, "sha256": _hash_of(result, body)}
 
   def write(partial):
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -124,7 +133,7 @@ def _write(path: pathlib.Path, digest: str, compiled: jax.stages.Compiled, argum
   try:
     write_atomically(path, write)
   except UserError as error:
-    logger.info("a compiled program was not kept: %s", error)
+    logger.info("a compiled program was not saved: %s", error)
 
 
 def _read(
@@ -137,24 +146,28 @@ def _read(
       if facts.st_uid != os.geteuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         logger.info("not loaded, for others could have written it: %s", path)
         return None
+      os.utime(file.fileno())  # So that files which are no longer used can be told by their age.
       head, body = file.readline(), file.read()
     head = json.loads(head)
-    whole = (head["identity"], head["sha256"]) == (digest, hashlib.sha256(body).hexdigest())
+    if (head["identity"], head["sha256"]) != (digest, _hash_of(head["result"], body)):
+      raise ValueError("its content is damaged")
     result = jax.tree.structure(_build(head["result"], arguments))
   except FileNotFoundError:
     return None
   except (OSError, ValueError, KeyError, TypeError) as error:
     logger.info("not loaded (%s): %s", error, path)
     return None
-  if not whole:
-    logger.info("not loaded, for it is damaged: %s", path)
-    return None
   try:
     return serialize_executable.deserialize_and_load(
-        zlib.decompress(body), jax.tree.structure((arguments, {})), result, execution_devices=devices)
-  except jax.errors.JaxRuntimeError as error:
+        zlib.decompress(body), jax.tree.structure((arguments, {})), result, backend=devices[0].client,
+        execution_devices=devices)
+  except Exception as error:  # As above; the step is then compiled.
     logger.info("not loaded (%s): %s", error, path)
     return None
+
+
+def _hash_of(result: Any, body: bytes) -> str:
+  return hashlib.sha256(json.dumps(result).encode() + body).hexdigest()
 
 
 def _describe(structure: Any, arguments: tuple[Any, ...]) -> Any:

@@ -156,4 +156,3 @@ def _facts(context, teacher, batch_size):
       # What decodes, shuffles and crops the images.
       "versions": {name: version_of(name) for name in (
           "jaxlib", "metamix_jax", "numpy", "tensorflow", "tensorflow-datasets")}}
-

@@ -30,8 +30,7 @@ import torch_step
 from metamix_jax.command_line import define_path, exit_on_user_error, flags_parser
 from metamix_jax.data.cores import available_cores
 from metamix_jax.errors import UserError
-from metamix_jax.method.bops import candidate_widths, lowest_bits
-from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
+from metamix_jax.method.bops import candidate_widths
 from metamix_jax.records import files
 from metamix_jax.records.names import targets
 from metamix_jax.training import context, parallel
@@ -42,7 +41,7 @@ ROUNDS = flags.DEFINE_integer("rounds", 5, "Times that each step is measured, af
 _STEPS = flags.DEFINE_list("steps", None, "Names of the steps to time besides F and T; by default all.")
 JSON = define_path("json", None, "File for the figures.")
 
-F, T, TORCH = "F: full precision", "T: teacher", "PyTorch full precision"
+F, T, TORCH = synthetic.FULL_PRECISION_STEP, synthetic.TEACHER_STEP, "PyTorch full precision"
 STEPS = ("bit-meta", "bit-search", "stage A", "stage B", "evaluation")
 
 
@@ -110,37 +109,15 @@ def compile_steps(config, network, teacher_network, names):
   `names`: steps to compile; None: all.
   """
   steps = parallel.make_programs(matmul_precision=config.matmul_precision)
-  channels, size = len(config.data.mean), config.data.image_size
-  states = synthetic.create_states(config, network, teacher_network, channels)
-  shape = (size, size, channels)
-  num_classes = synthetic.num_outputs(states.full_precision, shape)
-  batch, = parallel.place_batches([synthetic.create_batch(config.batch_size, shape, num_classes)], steps.devices)
-  states = parallel.replicate(states, steps.devices)
-  magnitudes = steps.calibration_step(states.full_precision, batch)
-  optimizer = states.meta.optimizer
-  calibrated = states.full_precision.with_activation_step_sizes(jax.device_get(magnitudes))
-  meta, stage_b, assigned = parallel.replicate((
-      calibrated.with_optimizer(optimizer), calibrated.with_weight_step_sizes().with_optimizer(optimizer),
-      assigned_precision(network.layers, lowest_bits(network.layers))), steps.devices)
-  arguments = {
-      F: (steps.weight_step, states.full_precision, FULL_PRECISION, batch),
-      "bit-meta": (steps.bit_meta_step, meta, batch),
-      "bit-search": (steps.bit_search_steps, states.archs, meta, batch),
-      "stage A": (steps.weight_step, meta, assigned, batch),
-      "stage B": (steps.weight_step, stage_b, assigned, batch),
-      "evaluation": (steps.evaluation_step, meta.without_optimizer(), assigned, batch),
-  }
-  if states.teacher is not None:
-    arguments[T] = (steps.teacher_targets, states.teacher, batch)
   # The least passes forward and backward that a step could take.
   passes = {F: 1, "bit-meta": len(candidate_widths(network.layers)), "bit-search": len(targets(config)), "stage A": 1,
             "stage B": 1}
   runs, facts = {}, {}
-  for name, (program, *values) in arguments.items():
+  for name, (field, values) in synthetic.step_arguments(config, network, teacher_network, steps).items():
     if names and name not in names:
       continue
     start = time.perf_counter()
-    compiled = program.lower(*values).compile()
+    compiled = getattr(steps, field).lower(*values).compile()
     compile_seconds = time.perf_counter() - start
     # A compiled program of a GPU calls libraries, whose operations XLA does not count.
     flops = compiled.cost_analysis().get("flops") if jax.default_backend() == "cpu" else None

@@ -10,7 +10,10 @@ import ml_collections
 import numpy as np
 
 from metamix_jax.config import STUDENT
+from metamix_jax.method.bops import lowest_bits
+from metamix_jax.method.precision import FULL_PRECISION, assigned_precision
 from metamix_jax.records.names import targets
+from metamix_jax.training import parallel
 from metamix_jax.training.context import penalty_weights
 from metamix_jax.training.optimizers import arch_optimizer, weight_optimizer
 from metamix_jax.training.state import (
@@ -21,6 +24,8 @@ from metamix_jax.training.state import (
   create_arch_states,
   create_meta_state,
 )
+
+FULL_PRECISION_STEP, TEACHER_STEP = "F: full precision", "T: teacher"
 
 
 class States(NamedTuple):
@@ -71,6 +76,42 @@ def create_states(
   return States(
       full_precision, meta.with_optimizer(optimizer), meta.with_weight_step_sizes().with_optimizer(optimizer), archs,
       teacher)
+
+
+def step_arguments(
+    config: ml_collections.ConfigDict, network: Network, teacher_network: Network | None, programs: parallel.Programs
+) -> dict[str, tuple[str, tuple]]:
+  """Returns the arguments of all steps of a run, on the devices: {name: (field of Programs, arguments)}.
+
+  Args:
+    config: a validated config.
+    network: from context.networks_without_data.
+    teacher_network: likewise, or None.
+    programs: from parallel.make_programs; the calibration step runs once.
+  """
+  channels, size = len(config.data.mean), config.data.image_size
+  states = create_states(config, network, teacher_network, channels)
+  shape = (size, size, channels)
+  num_classes = num_outputs(states.full_precision, shape)
+  batch, = parallel.place_batches([create_batch(config.batch_size, shape, num_classes)], programs.devices)
+  states = parallel.replicate(states, programs.devices)
+  magnitudes = programs.calibration_step(states.full_precision, batch)
+  optimizer = states.meta.optimizer
+  calibrated = states.full_precision.with_activation_step_sizes(jax.device_get(magnitudes))
+  meta, stage_b, assigned = parallel.replicate((
+      calibrated.with_optimizer(optimizer), calibrated.with_weight_step_sizes().with_optimizer(optimizer),
+      assigned_precision(network.layers, lowest_bits(network.layers))), programs.devices)
+  arguments: dict[str, tuple[str, tuple]] = {
+      FULL_PRECISION_STEP: ("weight_step", (states.full_precision, FULL_PRECISION, batch)),
+      "bit-meta": ("bit_meta_step", (meta, batch)),
+      "bit-search": ("bit_search_steps", (states.archs, meta, batch)),
+      "stage A": ("weight_step", (meta, assigned, batch)),
+      "stage B": ("weight_step", (stage_b, assigned, batch)),
+      "evaluation": ("evaluation_step", (meta.without_optimizer(), assigned, batch)),
+  }
+  if states.teacher is not None:
+    arguments[TEACHER_STEP] = ("teacher_targets", (states.teacher, batch))
+  return arguments
 
 
 def num_outputs(meta: MetaState, image_shape: tuple[int, int, int]) -> int:

@@ -1,7 +1,11 @@
 """What tells one program from another: everything that tracing reads, or an error."""
 
-import dataclasses
+import functools
+import json
+import os
+import types
 
+import flax
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,16 +13,15 @@ import numpy as np
 import optax
 import pytest
 
-from metamix_jax.method import losses
-from metamix_jax.method.quantizers import fake_quantize
-from metamix_jax.models import create_network, mobilenet_v2
+import metamix_jax
+from metamix_jax.models import create_network
 from metamix_jax.models.network import Network
-from metamix_jax.nn.batch_norm import BatchNorm
 from metamix_jax.nn.scheme import LSQ, Placement, QuantizationScheme
 from metamix_jax.nn.tracing import trace_layers
 from metamix_jax.training import optimizers, parallel, program_identity
-from metamix_jax.training.program_identity import NotDescribedError, identity
-from metamix_jax.training.state import MetaState, create_meta_state
+from metamix_jax.training.program_identity import NotDescribedError, _static, check_loaded_modules, identity
+from metamix_jax.training.state import create_meta_state
+from tests.helpers.files import ROOT
 
 SHAPE = (8, 8, 1)
 OPTIONS = {"stem_stride": 1, "stem_channels": 8, "blocks": ((1, 8, 1, 1),), "last_channels": 16}
@@ -27,6 +30,12 @@ OPTIMIZER = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "conv_l2": 1e-4, "max
 
 def own_quantizer(x, step_size, codes, gradient_scale):
   return x
+
+
+@pytest.fixture(autouse=True)
+def tests_count_as_installed(monkeypatch):
+  """Tests are loaded modules of another project, with which nothing has an identity."""
+  monkeypatch.setattr(program_identity, "check_loaded_modules", lambda: None)
 
 
 def make_state(optimizer=None, bits=(3, 4, 8), std=0.3, quantizer=LSQ, blocks=OPTIONS["blocks"]):
@@ -46,7 +55,7 @@ def describe(state=None, step="weight_step", num_images=4, devices=1, precision=
   state = parallel.replicate(state or make_state(), programs.devices)
   batch = {"image": np.zeros((num_images, *SHAPE), np.uint8), "target": np.zeros((num_images, 4), dtype)}
   placed, = parallel.place_batches([batch], programs.devices)
-  return identity(getattr(programs, step), (state, {}, placed))
+  return identity(step, getattr(programs, step), (state, {}, placed))
 
 
 def test_the_same_program_has_the_same_identity():
@@ -62,6 +71,7 @@ OTHER_PROGRAMS = {
     "no optimiser": lambda: dict(state=make_state().without_optimizer()),
     "bits": lambda: dict(state=make_state(bits=(2, 4, 8))), "deviation": lambda: dict(state=make_state(std=0.31)),
     "network": lambda: dict(state=make_state(blocks=((1, 8, 2, 1),))), "step": lambda: dict(step="evaluation_step"),
+    "quantiser": lambda: dict(state=make_state(quantizer=LSQ._replace(fake_quantize=own_quantizer))),
     "images": lambda: dict(num_images=8), "dtype": lambda: dict(dtype=np.int32), "devices": lambda: dict(devices=4),
     "precision": lambda: dict(precision="default")}
 
@@ -74,13 +84,10 @@ def test_another_program_has_another(other):
 OTHER_SURROUNDINGS = {
     "flags": lambda patch: patch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true"),
     "flags of TPUs": lambda patch: patch.setenv("LIBTPU_INIT_ARGS", "--a=b"),
-    "sources": lambda patch: patch.setattr(program_identity, "_sources", str),
-    "versions": lambda patch: patch.setattr(program_identity.metadata, "version", lambda name: "0.0"),
-    "constant": lambda patch: patch.setattr(mobilenet_v2, "BATCH_NORM_EPSILON", 1e-4),
-    "function": lambda patch: patch.setattr(losses, "soft_cross_entropy", losses.cost_penalty),
-    "method": lambda patch: patch.setattr(BatchNorm, "__call__", nn.BatchNorm.__call__),
-    "property": lambda patch: patch.setattr(Network, "searched_layers", MetaState.trainable),
-    "gradient": lambda patch: patch.setattr(fake_quantize, "bwd", fake_quantize.fwd)}
+    "sources": lambda patch: patch.setattr(program_identity, "_OWN_SOURCES", "another hash"),
+    "versions": lambda patch: patch.setattr(program_identity, "_versions", lambda: ["jax 0.0"]),
+    "Python": lambda patch: patch.setattr(program_identity.platform, "python_version", lambda: "3.0"),
+    "processor": lambda patch: patch.setattr(program_identity, "available_cores", lambda: 1000)}
 
 
 @pytest.mark.parametrize("other", OTHER_SURROUNDINGS)
@@ -91,37 +98,94 @@ def test_so_has_one_in_other_surroundings(other, monkeypatch):
   assert describe(state) != before
 
 
-def test_jaxs_settings_are_surroundings():
+@pytest.mark.parametrize("settings, name", [
+    (jax.config, "jax_softmax_custom_jvp"), (flax.config, "flax_fix_rng_separator")])
+def test_settings_are_surroundings(settings, name):
   state = make_state()
   before = describe(state)
-  jax.config.update("jax_softmax_custom_jvp", True)
+  settings.update(name, True)
   try:
     assert describe(state) != before
   finally:
-    jax.config.update("jax_softmax_custom_jvp", False)
+    settings.update(name, False)
 
 
-def test_what_is_not_installed_has_none(monkeypatch):
-  """A function in a closure, a quantiser, a network, a patched function, and a patched method."""
-  own = LSQ._replace(fake_quantize=own_quantizer)
-  for state in (make_state(optax.sgd(lambda step: 0.1)), make_state(quantizer=own)):
-    with pytest.raises(NotDescribedError, match="a function of tests.training.test_program_identity"):
-      describe(state)
+def test_every_source_counts(monkeypatch, tmp_path):
+  (tmp_path / "part").mkdir()
+  for name in ("a.py", "part/b.py"):
+    (tmp_path / name).write_text("x = 1\n")
+  monkeypatch.setattr(program_identity, "_OWN_FOLDERS", (tmp_path,))
+  hashes = {program_identity._own_sources()}
+  for name in ("a.py", "part/b.py"):
+    (tmp_path / name).write_text("x = 2\n")
+    hashes.add(program_identity._own_sources())
+  (tmp_path / "a.py").rename(tmp_path / "c.py")
+  hashes.add(program_identity._own_sources())
+  assert len(hashes) == 4
+  assert "jax " in " ".join(program_identity._versions()) and "optax " in " ".join(program_identity._versions())
 
-  class OwnNetwork(nn.Module):
-    @nn.compact
-    def __call__(self, images, *, train):
-      return nn.Dense(4)(images.reshape(len(images), -1))
 
-  network = dataclasses.replace(make_state().network, module=OwnNetwork())
-  with pytest.raises(NotDescribedError, match="the class tests.training.test_program_identity.*OwnNetwork"):
-    describe(create_meta_state(network, make_optimizer(), SHAPE, seed=0))
-  state = make_state()
-  for owner, name in ((losses, "soft_cross_entropy"), (BatchNorm, "__call__")):
-    with monkeypatch.context() as patch:
-      patch.setattr(owner, name, own_quantizer)
-      with pytest.raises(NotDescribedError, match="a function or class of tests.training.test_program_identity"):
-        describe(state)
+def test_the_field_and_the_order_of_devices_count():
+  state, devices = make_state(), jax.devices()
+  programs = parallel.make_programs()
+  placed = [parallel.replicate(state, order) for order in (devices, devices[::-1])]
+  texts = {identity(name, programs.evaluation_step, (state,))
+           for name in ("evaluation_step", "image_scores_step") for state in placed}
+  assert len(texts) == 4
+
+
+def test_nothing_has_an_identity_where_other_code_is_loaded(monkeypatch):
+  """It may have replaced any function of this package."""
+  monkeypatch.undo()
+  with pytest.raises(NotDescribedError, match="the module (tests|conftest|_pytest|__main__)"):
+    describe()
+
+
+@pytest.mark.parametrize("path, known", [
+    (metamix_jax.__file__, True), (jax.__file__, True), (os.__file__, True), ("scripts/benchmarks/bench.py", True),
+    ("/somewhere/else.py", False), ("tests/conftest.py", False), (None, True)])
+def test_other_code_is_what_is_not_installed(path, known, monkeypatch):
+  module = types.SimpleNamespace(__file__=path and os.path.join(ROOT, path))
+  monkeypatch.undo()
+  monkeypatch.setattr(program_identity.sys, "modules", {"a_module": module})
+  if known:
+    check_loaded_modules()
+  else:
+    with pytest.raises(NotDescribedError, match="the module a_module, whose code is not installed"):
+      check_loaded_modules()
+
+
+def test_code_from_a_prompt_is_not_installed(monkeypatch):
+  monkeypatch.undo()
+  monkeypatch.setattr(program_identity.sys, "modules", {"__main__": types.SimpleNamespace()})
+  with pytest.raises(NotDescribedError, match="the module __main__"):
+    check_loaded_modules()
+
+
+def test_functions_are_told_apart_by_what_they_hold():
+  """Closures, defaults, bound objects, hand-written gradients, and what jax.jit wraps."""
+  class Own:
+    def __init__(self, value):
+      self.value = value
+
+    def method(self):
+      return self.value
+
+  scaled = lambda factor: lambda x: factor * x
+  with_default = [jax.jit(function) for function in (lambda x, y=1: x, lambda x, y=2: x)]
+  shifted = types.FunctionType(own_quantizer.__code__, globals(), closure=())
+  gradients = [jax.custom_vjp(own_quantizer) for _ in range(2)]
+  gradients[0].defvjp(own_quantizer, scaled)
+  gradients[1].defvjp(own_quantizer, own_quantizer)
+  described = [json.dumps(_static(value)) for value in (
+      scaled(2), scaled(3), *with_default, functools.partial(own_quantizer, 1), functools.partial(own_quantizer, 2),
+      *gradients, nn.Dense(3).apply, nn.Dense(5).apply)]
+  assert len(set(described)) == len(described)
+  assert json.dumps(_static(scaled(2))) == described[0]
+  assert _static(shifted) == _static(own_quantizer)
+  for value in (Own(1).method, jax.custom_jvp(own_quantizer), object(), jax.random.key(0), {1, 2}):
+    with pytest.raises(NotDescribedError):
+      _static(value)
 
 
 def test_values_in_closures_count():
@@ -132,3 +196,4 @@ def test_values_in_closures_count():
   assert describe(scaled(jnp.ones(3))) == one
   assert describe(scaled(np.float32([1, 1, 2]))) != one
   assert describe(scaled(np.ones(3, np.float64))) != one
+  assert _static(jnp.asarray(0.5)) != _static(jnp.float32(0.5))  # The first is weakly typed.
