@@ -117,7 +117,8 @@ def _kernel_gradient(x, dy, size, stride):
     return lax.fori_loop(0, out_h // num_rows, add_rows, accumulators), None
 
   accumulators, _ = lax.scan(add_image, jnp.zeros((size * size, out_w, channels), jnp.float32), (x, dy))
-  return accumulators.sum(1).reshape(size, size, 1, channels).astype(x.dtype)
+  taps = jnp.stack([accumulator.sum(0) for accumulator in accumulators])
+  return taps.reshape(size, size, 1, channels).astype(x.dtype)
 
 
 shifted_depthwise.defvjp(_shifted_forward, _shifted_backward)

@@ -197,7 +197,7 @@ def train_weights(
   Returns:
     The trained network, and {"step", "top1"} of the best step that was evaluated, or None.
   """
-  precision = assigned_precision(context.network.layers, bits)
+  precision = context.replicate(assigned_precision(context.network.layers, bits))
   meta = meta.with_optimizer(context.weight_optimizer(_cosine(context, stage)), TRAINING_PHASES.index(stage))
   return _train_at_precision(context, Phase(name or stage, stage, bits=bits), meta, precision, teacher, saving, clock)
 

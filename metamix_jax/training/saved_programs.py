@@ -5,6 +5,7 @@ warm start. A program here is found by what tracing would read (program_identity
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import hashlib
 import json
 import logging
@@ -98,7 +99,7 @@ class SavedProgram:
       logger.debug("%s is not saved, for it depends on %s", self._name, error)
       return self._mapped
     digest = hashlib.sha256(text.encode()).hexdigest()
-    path = self._folder / f"{digest}.program"
+    path = self._folder / f"{digest}.{os.geteuid()}.program"  # Users of one folder do not replace each other's files.
     loaded = _read(path, digest, arguments, self._devices)
     if loaded is not None:
       return loaded
@@ -146,7 +147,8 @@ def _read(
       if facts.st_uid != os.geteuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         logger.info("not loaded, for others could have written it: %s", path)
         return None
-      os.utime(file.fileno())  # So that files which are no longer used can be told by their age.
+      with contextlib.suppress(OSError):  # A folder that can only be read.
+        os.utime(file.fileno())  # So that files which are no longer used can be told by their age.
       head, body = file.readline(), file.read()
     head = json.loads(head)
     if (head["identity"], head["sha256"]) != (digest, _hash_of(head["result"], body)):

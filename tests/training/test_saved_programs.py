@@ -95,7 +95,9 @@ def no_json(path, monkeypatch):
 
 
 def of_another_user(path, monkeypatch):
-  monkeypatch.setattr(os, "geteuid", lambda: os.stat(path).st_uid + 1)
+  other = os.stat(path).st_uid + 1
+  monkeypatch.setattr(os, "geteuid", lambda: other)
+  path.rename(path.with_name(path.name.replace(f".{other - 1}.", f".{other}.")))
 
 
 def open_to_a_group(path, monkeypatch):
