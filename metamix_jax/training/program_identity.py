@@ -30,6 +30,8 @@ from metamix_jax.data.cores import available_cores
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 # The modules of this project: its package, and its scripts where it is not installed without them.
 _OWN_FOLDERS = (_PACKAGE, _PACKAGE.parent / "scripts")
+# What ml_collections and config_file.py call the modules of config files.
+_CONFIG_MODULES = ("config_config", "config_file_")
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _COMPILED_FUNCTION = type(jax.jit(lambda: None))
 
@@ -49,9 +51,8 @@ def identity(name: str, mapped: Any, arguments: tuple[Any, ...]) -> str:
   Raises:
     NotDescribedError: something that the program depends on has no description.
   """
-  check_loaded_modules()
   return json.dumps({
-      "surroundings": _surroundings(), "name": name, "step": _static(mapped.__wrapped__),
+      "configs": describe_configs(), "surroundings": _surroundings(), "name": name, "step": _static(mapped.__wrapped__),
       "arguments": [_argument(value) for value in arguments]})
 
 
@@ -66,12 +67,20 @@ def host() -> list:
           os.environ.get("XLA_FLAGS", "")]
 
 
-def check_loaded_modules() -> None:
-  """Raises NotDescribedError if a module is loaded that is neither Python's, nor installed, nor this project's."""
+def describe_configs() -> list[str]:
+  """Returns hashes of the loaded config files, which are code, and the command's choice among what they have.
+
+  Raises:
+    NotDescribedError: another module is loaded that is neither Python's, nor installed, nor this project's.
+  """
+  configs = [argument for argument in sys.argv if argument.startswith("--config=")]
   for name, module in list(sys.modules.items()):
     path = getattr(module, "__file__", None)
-    if name == "__main__" and path is None or path and not os.path.abspath(path).startswith(_known_folders()):
+    if name.startswith(_CONFIG_MODULES) and path:
+      configs.append(hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest())
+    elif name == "__main__" and path is None or path and not os.path.abspath(path).startswith(_known_folders()):
       raise NotDescribedError(f"the module {name}, whose code is not installed")
+  return configs
 
 
 @functools.cache

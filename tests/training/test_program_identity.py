@@ -19,7 +19,7 @@ from metamix_jax.models.network import Network
 from metamix_jax.nn.scheme import LSQ, Placement, QuantizationScheme
 from metamix_jax.nn.tracing import trace_layers
 from metamix_jax.training import optimizers, parallel, program_identity
-from metamix_jax.training.program_identity import NotDescribedError, _static, check_loaded_modules, identity
+from metamix_jax.training.program_identity import NotDescribedError, _static, describe_configs, identity
 from metamix_jax.training.state import create_meta_state
 from tests.helpers.files import ROOT
 
@@ -35,7 +35,7 @@ def own_quantizer(x, step_size, codes, gradient_scale):
 @pytest.fixture(autouse=True)
 def tests_count_as_installed(monkeypatch):
   """Tests are loaded modules of another project, with which nothing has an identity."""
-  monkeypatch.setattr(program_identity, "check_loaded_modules", lambda: None)
+  monkeypatch.setattr(program_identity, "describe_configs", lambda: [])
 
 
 def make_state(optimizer=None, bits=(3, 4, 8), std=0.3, quantizer=LSQ, blocks=OPTIONS["blocks"]):
@@ -149,17 +149,31 @@ def test_other_code_is_what_is_not_installed(path, known, monkeypatch):
   monkeypatch.undo()
   monkeypatch.setattr(program_identity.sys, "modules", {"a_module": module})
   if known:
-    check_loaded_modules()
+    describe_configs()
   else:
     with pytest.raises(NotDescribedError, match="the module a_module, whose code is not installed"):
-      check_loaded_modules()
+      describe_configs()
+
+
+def test_config_files_count(monkeypatch, tmp_path):
+  monkeypatch.undo()
+  module = types.SimpleNamespace(__file__=str(tmp_path / "mine.py"))
+  (tmp_path / "mine.py").write_text("x = 1\n")
+  monkeypatch.setattr(program_identity.sys, "argv", ["main.py", "--config=mine.py:small", "--workdir=a"])
+  found = []
+  for name, content in (("config_config", "x = 1\n"), ("config_file_mine", "x = 1\n"), ("config_config", "x = 2\n")):
+    monkeypatch.setattr(program_identity.sys, "modules", {name: module})
+    (tmp_path / "mine.py").write_text(content)
+    found.append(describe_configs())
+  monkeypatch.setattr(program_identity.sys, "argv", ["main.py", "--config=mine.py:large", "--workdir=b"])
+  assert found[0] == found[1] != found[2] != describe_configs()
 
 
 def test_code_from_a_prompt_is_not_installed(monkeypatch):
   monkeypatch.undo()
   monkeypatch.setattr(program_identity.sys, "modules", {"__main__": types.SimpleNamespace()})
   with pytest.raises(NotDescribedError, match="the module __main__"):
-    check_loaded_modules()
+    describe_configs()
 
 
 def test_functions_are_told_apart_by_what_they_hold():
