@@ -32,6 +32,8 @@ _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 _OWN_FOLDERS = (_PACKAGE, _PACKAGE.parent / "scripts")
 # What ml_collections and config_file.py call the modules of config files.
 _CONFIG_MODULES = ("config_config", "config_file_")
+# TensorFlow writes what it makes of functions of this project to temporary files, for the input pipeline.
+_GENERATED_MODULES = "__autograph_generated_file"
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _COMPILED_FUNCTION = type(jax.jit(lambda: None))
 
@@ -76,6 +78,8 @@ def describe_configs() -> list[str]:
   configs = [argument for argument in sys.argv if argument.startswith("--config=")]
   for name, module in list(sys.modules.items()):
     path = getattr(module, "__file__", None)
+    if name.startswith(_GENERATED_MODULES):
+      continue
     if name.startswith(_CONFIG_MODULES) and path:
       configs.append(hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest())
     elif name == "__main__" and path is None or path and not os.path.abspath(path).startswith(_known_folders()):

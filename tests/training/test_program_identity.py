@@ -141,17 +141,19 @@ def test_nothing_has_an_identity_where_other_code_is_loaded(monkeypatch):
     describe()
 
 
-@pytest.mark.parametrize("path, known", [
-    (metamix_jax.__file__, True), (jax.__file__, True), (os.__file__, True), ("scripts/benchmarks/bench.py", True),
-    ("/somewhere/else.py", False), ("tests/conftest.py", False), (None, True)])
-def test_other_code_is_what_is_not_installed(path, known, monkeypatch):
+@pytest.mark.parametrize("path, name, known", [
+    (metamix_jax.__file__, "a_module", True), (jax.__file__, "a_module", True), (os.__file__, "a_module", True),
+    ("scripts/benchmarks/bench.py", "__main__", True), (None, "a_module", True),
+    ("/tmp/__autograph_generated_file1.py", "__autograph_generated_file1", True),
+    ("/somewhere/else.py", "a_module", False), ("tests/conftest.py", "a_module", False)])
+def test_other_code_is_what_is_not_installed(path, name, known, monkeypatch):
   module = types.SimpleNamespace(__file__=path and os.path.join(ROOT, path))
   monkeypatch.undo()
-  monkeypatch.setattr(program_identity.sys, "modules", {"a_module": module})
+  monkeypatch.setattr(program_identity.sys, "modules", {name: module})
   if known:
     describe_configs()
   else:
-    with pytest.raises(NotDescribedError, match="the module a_module, whose code is not installed"):
+    with pytest.raises(NotDescribedError, match=f"the module {name}, whose code is not installed"):
       describe_configs()
 
 
