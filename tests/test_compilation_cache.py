@@ -44,8 +44,8 @@ def test_a_second_run_of_a_config_loads_its_programs_and_is_the_same(devices, da
     assert result.returncode == 0, result.stderr
     times.append({path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "programs").iterdir()})
     fingerprints.append(json.loads((tmp_path / name / "report" / "summary.json").read_text())["fingerprints"])
-  # Weights at three precisions and bit-meta and bit search; teacher, calibration and input ranges; scores in full
-  # precision and at chosen bits, of single images too, and the moments of their batches.
+  # Weights at three precisions, bit-meta and bit search; teacher, calibration and input ranges; three evaluations, with
+  # no step sizes, with those of inputs and with all; and the moments of batches.
   assert len(times[0]) == 12
   assert times[1].keys() == times[0].keys() and all(times[1][name] > time for name, time in times[0].items())
   assert fingerprints[0] == fingerprints[1]

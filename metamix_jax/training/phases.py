@@ -41,8 +41,8 @@ def create_architectures(context: TrainingContext) -> ArchState:
 
 def start_step_sizes(context: TrainingContext, meta: MetaState) -> MetaState:
   """Returns the meta-state with activation step sizes (M4) from one full-precision pass over the first batch."""
-  batch = next(context.place(context.data.train_epoch(0)))
-  return meta.with_activation_step_sizes(jax.block_until_ready(context.programs.calibration_step(meta, batch)))
+  batch, bare = next(context.place(context.data.train_epoch(0))), meta.without_optimizer()
+  return meta.with_activation_step_sizes(jax.block_until_ready(context.programs.calibration_step(bare, batch)))
 
 
 def pretrain(
