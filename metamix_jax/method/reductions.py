@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 # With fewer elements in a turn, a loop costs more than it saves.
 MIN_BLOCK_ELEMENTS = 4096
-# With more, what is computed from them does not stay in the cache. A turn takes more where a row or a whole image has.
+# With more elements, what is computed from them leaves the cache. Only where the rows do not divide well are there more.
 MAX_BLOCK_ELEMENTS = 16384
 
 

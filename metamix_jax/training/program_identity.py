@@ -1,7 +1,7 @@
 """What a compiled program depends on, as text: programs with equal texts are equal.
 
-To trace a step gives its program itself, and takes the time that saved_programs.py saves. The text has what tracing
-reads: the sources of this project and the versions of all installed packages, the settings of JAX, XLA and Flax, the
+Tracing a step gives the program itself, but takes the time that saved_programs.py is there to save. The text has what
+tracing reads: the sources of this project and the versions of all installed packages, the settings of JAX, XLA and Flax, the
 devices, what the step's closures hold, and the static parts and the shapes of its arguments. There is no text where
 other code is loaded, which could have changed anything, or where a closure holds what has no description.
 """
@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import hashlib
 from importlib import metadata
-import inspect
 import json
 import os
 import pathlib
@@ -172,7 +171,8 @@ def _callable(value: Any) -> Any:
   if isinstance(value, jax.custom_vjp):
     return ["custom_vjp", _static(value.fun), _static(value.fwd), _static(value.bwd)]
   if isinstance(value, _COMPILED_FUNCTION):
-    return ["jit", _static(inspect.unwrap(value))]
+    compiled: Any = value
+    return ["jit", _static(compiled.__wrapped__)]
   if not isinstance(value, types.FunctionType):
     raise NotDescribedError(f"a {type(value).__qualname__}")
   try:

@@ -148,7 +148,7 @@ def _read(
         logger.info("not loaded, for others could have written it: %s", path)
         return None
       with contextlib.suppress(OSError):  # A folder that can only be read.
-        os.utime(file.fileno())  # So that files which are no longer used can be told by their age.
+        os.utime(file.fileno())  # So that unused files can be told by their age.
       head, body = file.readline(), file.read()
     head = json.loads(head)
     if (head["identity"], head["sha256"]) != (digest, _hash_of(head["result"], body)):

@@ -28,7 +28,8 @@ from metamix_jax.training.saved_programs import with_saved_programs
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config, a Python file with get_config().")
 _CHILD = define_path("child", None, "For the processes that it starts: where programs are kept, or are to be.")
-COLUMNS = {"cold": True, "JAX's cache": False, "saved programs": True}
+# The folder for programs that each process gets.
+COLUMNS = {"cold": "programs", "JAX's cache": "empty", "saved programs": "programs"}
 
 
 @exit_on_user_error("bench_start")
@@ -41,8 +42,7 @@ def main(argv):
     return
   context.networks_without_data(CONFIG.value)  # A mistake in the config is found here.
   with tempfile.TemporaryDirectory() as folder:
-    times = {
-        name: run(pathlib.Path(folder), "programs" if saved else "none") for name, saved in COLUMNS.items()}
+    times = {column: run(pathlib.Path(folder), programs) for column, programs in COLUMNS.items()}
   print("\n| step | " + " | ".join(f"{name} [s]" for name in times) + " |")
   print("|---" * (len(times) + 1) + "|")
   for step in times["cold"]:
@@ -50,10 +50,10 @@ def main(argv):
   print("| all | " + " | ".join(f"{sum(column.values()):.1f}" for column in times.values()) + " |")
 
 
-def run(folder: pathlib.Path, name: str) -> dict[str, float]:
+def run(folder: pathlib.Path, programs: str) -> dict[str, float]:
   """Runs a process that makes all programs, and returns the seconds of each; raises UserError if it fails."""
   finished = subprocess.run(
-      [sys.executable, *sys.argv, f"--child={folder / name}"], stdout=subprocess.PIPE, text=True, check=False,
+      [sys.executable, *sys.argv, f"--child={folder / programs}"], stdout=subprocess.PIPE, text=True, check=False,
       env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")})
   if finished.returncode:
     raise UserError(f"the process that makes the programs ended with status {finished.returncode}.")

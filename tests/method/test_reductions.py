@@ -30,12 +30,13 @@ def test_sums_of_bfloat16_are_float32():
 @pytest.mark.parametrize("shape, turns", [
     ((2, 64, 64), 2), ((2, 8, 8, 65), 2), ((2, 63, 65), 0), ((2, 2, 2, 1000), 0), ((2, 4096), 0),
     ((2, 16, 32, 64), 4), ((2, 10, 29, 113), 10), ((2, 3, 130, 130), 6), ((2, 7, 50, 50), 2), ((2, 32, 64, 2), 2),
-    ((2, 12, 64, 64), 6), ((2, 15, 63, 65), 10)])
+    ((2, 12, 64, 64), 6), ((2, 15, 63, 65), 10), ((2, 9, 40, 40), 2)])
 def test_a_turn_of_the_loop_has_4096_to_16384_elements_where_the_rows_allow_it(shape, turns):
   """Images of 4096 elements, more, one less, 4000 in a batch of more, and no image: only the loop is a scan.
 
   Then 8 of 16 rows have 16384 elements; 5 of 10 have 16385, so a turn takes 2; a row has more; one of 7 rows has fewer;
-  the whole image has 4096; 4 of 12 rows have 16384; one of 15 rows has 4095, so a turn takes 3.
+  the whole image has 4096; 4 of 12 rows have 16384; one of 15 rows has 4095, so a turn takes 3;
+  9 rows have 14400.
   """
   program = jax.make_jaxpr(lambda x: map_and_sum(lambda x: (x, (x,)), x))(np.ones(shape, np.float32))
   assert re.findall(r"\blength=(\d+)", str(program)) == ([str(turns)] if turns else [])

@@ -190,12 +190,13 @@ def test_functions_are_told_apart_by_what_they_hold():
   scaled = lambda factor: lambda x: factor * x
   with_default = [jax.jit(function) for function in (lambda x, y=1: x, lambda x, y=2: x)]
   shifted = types.FunctionType(own_quantizer.__code__, globals(), closure=())
+  wrapped = [jax.jit(functools.wraps(own_quantizer)(scaled(factor))) for factor in (2, 3)]
   gradients = [jax.custom_vjp(own_quantizer) for _ in range(2)]
   gradients[0].defvjp(own_quantizer, scaled)
   gradients[1].defvjp(own_quantizer, own_quantizer)
   described = [json.dumps(_static(value)) for value in (
       scaled(2), scaled(3), *with_default, functools.partial(own_quantizer, 1), functools.partial(own_quantizer, 2),
-      *gradients, nn.Dense(3).apply, nn.Dense(5).apply)]
+      *wrapped, *gradients, nn.Dense(3).apply, nn.Dense(5).apply)]
   assert len(set(described)) == len(described)
   assert json.dumps(_static(scaled(2))) == described[0]
   assert _static(shifted) == _static(own_quantizer)
