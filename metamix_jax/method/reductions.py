@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 # With fewer elements in a turn, a loop costs more than it saves.
 MIN_BLOCK_ELEMENTS = 4096
-# With more elements, what is computed from them leaves the cache. Only where the rows do not divide well are there more.
+# With more elements, what is computed from them leaves the cache. There are more only where rows do not divide well.
 MAX_BLOCK_ELEMENTS = 16384
 
 

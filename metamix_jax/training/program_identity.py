@@ -1,9 +1,9 @@
 """What a compiled program depends on, as text: programs with equal texts are equal.
 
 Tracing a step gives the program itself, but takes the time that saved_programs.py is there to save. The text has what
-tracing reads: the sources of this project and the versions of all installed packages, the settings of JAX, XLA and Flax, the
-devices, what the step's closures hold, and the static parts and the shapes of its arguments. There is no text where
-other code is loaded, which could have changed anything, or where a closure holds what has no description.
+tracing reads: the sources of this project and the versions of all installed packages, the settings of JAX, XLA and
+Flax, the devices, what the step's closures hold, and the static parts and the shapes of its arguments. There is no text
+where other code is loaded, which could have changed anything, or where a closure holds what has no description.
 """
 
 from collections.abc import Mapping
